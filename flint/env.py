@@ -1,0 +1,98 @@
+"""Typed readers for environment variables.
+
+A fault does not raise at once: it is noted, a harmless stand-in is returned, and `finish` raises one
+`ImproperlyConfigured` that lists every fault, so that an operator repairs a configuration in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from psycopg.conninfo import conninfo_to_dict
+
+
+class Environment:
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = variables
+        self._faults: list[str] = []
+
+    def fault(self, message: str) -> None:
+        self._faults.append(message)
+
+    def finish(self) -> None:
+        """Raise ImproperlyConfigured with every fault noted so far."""
+        if self._faults:
+            lines = "".join(f"\n  - {fault}" for fault in self._faults)
+            raise ImproperlyConfigured(f"The environment is not usable:{lines}")
+
+    def has(self, name: str) -> bool:
+        return bool(self._variables.get(name, "").strip())
+
+    def text(self, name: str, default: str | None = None, *, hint: str = "") -> str:
+        """The value of `name`; without a default the variable is required."""
+        if self.has(name):
+            return self._variables[name].strip()
+        if default is None:
+            self.fault(f"{name} is missing. {hint}".strip())
+            return ""
+        return default
+
+    def choice(self, name: str, choices: Iterable[str], default: str) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            self.fault(f"{name} is {value!r}, but must be one of: {', '.join(choices)}.")
+            return default
+        return value
+
+    def integer(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
+        value = self.text(name, str(default))
+        if not value.isascii() or not value.isdigit() or not minimum <= int(value) <= maximum:
+            self.fault(f"{name} is {value!r}, but must be a whole number from {minimum} to {maximum}.")
+            return default
+        return int(value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.text(name, str(default)).lower()
+        if value in {"1", "true", "yes", "on"}:
+            return True
+        if value in {"0", "false", "no", "off"}:
+            return False
+        self.fault(f"{name} is {value!r}, but must be true or false.")
+        return default
+
+    def names(self, name: str, default: str = "") -> list[str]:
+        """A comma-separated list."""
+        return [item.strip() for item in self.text(name, default).split(",") if item.strip()]
+
+    def database(self, name: str, *, hint: str) -> dict[str, Any]:
+        """Django's DATABASES entry for a libpq URL or connection string."""
+        value = self.text(name, hint=hint)
+        try:
+            parts = conninfo_to_dict(value)
+        except psycopg.ProgrammingError:
+            # libpq's message would repeat the URL with its password.
+            self.fault(f"{name} is not a PostgreSQL URL. It looks like postgresql://user:password@host:5432/name.")
+            parts = {}
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": parts.pop("dbname", "flint"),
+            "USER": parts.pop("user", ""),
+            "PASSWORD": parts.pop("password", ""),
+            "HOST": parts.pop("host", ""),
+            "PORT": str(parts.pop("port", "")),
+            "OPTIONS": parts,
+        }
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """KEY=value lines of a file; an absent file has none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, value in pairs}

@@ -1,0 +1,248 @@
+"""Every setting, read from the environment. All faults are reported at once, loudly.
+
+FLINT_ENV is `sandbox` (the default: a laptop, where missing variables come from the sandbox's own file) or
+`production` (everything is explicit, and every part of the sandbox is refused).
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet
+from csp.constants import NONCE, NONE, SELF
+
+from flint.env import Environment, read_file
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_FOLDER = Path(os.environ.get("FLINT_DATA") or BASE_DIR / ".flint")
+
+PRODUCTION = os.environ.get("FLINT_ENV", "").strip() == "production"
+env = Environment(os.environ if PRODUCTION else {**read_file(DATA_FOLDER / "sandbox.env"), **os.environ})
+ENVIRONMENT = env.choice("FLINT_ENV", ["sandbox", "production"], default="sandbox")
+_HINT = (
+    "" if PRODUCTION else "`make run` starts a sandbox that has it; for a real installation set FLINT_ENV=production."
+)
+
+# --- Secrets -------------------------------------------------------------------------------------------------
+
+SECRET_KEY = env.text("SECRET_KEY", hint=_HINT)
+SECRET_KEY_FALLBACKS = env.names("SECRET_KEY_FALLBACKS")
+# Fernet keys that encrypt backend credentials: the first encrypts, all decrypt, so that keys can be rotated.
+CREDENTIAL_KEYS = env.names("FLINT_CREDENTIAL_KEYS")
+if not CREDENTIAL_KEYS:
+    env.fault(
+        "FLINT_CREDENTIAL_KEYS is missing. Make one with: python -c "
+        '"from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())". ' + _HINT
+    )
+for _key in CREDENTIAL_KEYS:
+    try:
+        Fernet(_key)
+    except ValueError:
+        env.fault("FLINT_CREDENTIAL_KEYS holds something that is not a Fernet key (32 bytes in URL-safe base64).")
+
+# --- Where we are --------------------------------------------------------------------------------------------
+
+DEBUG = env.boolean("DEBUG", False)
+SITE_URL = env.text(
+    "SITE_URL", None if PRODUCTION else "http://127.0.0.1:8000", hint="The https:// address of this site."
+)
+_site = urlsplit(SITE_URL)
+ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", (_site.hostname or "") if PRODUCTION else "127.0.0.1,localhost,[::1]")
+CSRF_TRUSTED_ORIGINS = env.names("CSRF_TRUSTED_ORIGINS", SITE_URL)
+SUPPORT_EMAIL = env.text(
+    "SUPPORT_EMAIL", None if PRODUCTION else "support@example.test", hint="Who customers write to."
+)
+ROOT_URLCONF = "flint.urls"
+
+if PRODUCTION:
+    if DEBUG:
+        env.fault("DEBUG is on, but FLINT_ENV is production. Unset DEBUG.")
+    if os.environ.get("FLINT_DATA"):
+        env.fault("FLINT_DATA belongs to the sandbox, but FLINT_ENV is production. Unset FLINT_DATA.")
+    if SECRET_KEY and (len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 12):
+        env.fault("SECRET_KEY is weak: it must have at least 50 characters, 12 of them different.")
+    if SECRET_KEY and read_file(BASE_DIR / ".flint" / "sandbox.env").get("SECRET_KEY") == SECRET_KEY:
+        env.fault("SECRET_KEY is the one of the sandbox in this folder. Make a new one for production.")
+    if SITE_URL and _site.scheme != "https":
+        env.fault(f"SITE_URL is {SITE_URL!r}, but production is served over https.")
+    if "*" in ALLOWED_HOSTS:
+        env.fault("ALLOWED_HOSTS holds '*', which lets any host name in. Name the hosts.")
+
+# --- Parts ---------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "flint",
+    "accounts",
+    "apikeys",
+    "billing",
+    "gateway",
+    "allauth",
+    "allauth.account",
+    "rest_framework",
+    "csp",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.messages",
+    "django.contrib.postgres",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+]
+if not PRODUCTION:
+    INSTALLED_APPS.insert(0, "flint.sandbox")
+
+# The site only: /v1 takes its own road (flint/asgi.py) and passes through none of these.
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+STATIC_URL = "/static/"
+STATIC_ROOT = env.text("STATIC_ROOT", str((BASE_DIR if PRODUCTION else DATA_FOLDER) / ".staticfiles"))
+STATICFILES_DIRS = [BASE_DIR / "flint" / "static"]
+if PRODUCTION:
+    STORAGES = {
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+        "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    }
+else:
+    WHITENOISE_USE_FINDERS = True  # A laptop serves the files where they lie, without a collect step.
+    WHITENOISE_AUTOREFRESH = False
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- PostgreSQL ----------------------------------------------------------------------------------------------
+
+_database = env.database("DATABASE_URL", hint=_HINT)
+# A transaction that its process forgot must not hold a wallet for long.
+_database["OPTIONS"]["options"] = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+_database["CONN_HEALTH_CHECKS"] = True
+if env.boolean("DATABASE_POOL", False):  # flint/asgi.py: threads come and go, so connections outlive them.
+    _database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 10, "timeout": 5, "reconnect_timeout": 5}
+else:  # Commands and Celery's workers: one process, one connection.
+    _database["CONN_MAX_AGE"] = 60
+DATABASES = {"default": _database}
+
+SESSION_ENGINE = "django.contrib.sessions.backends.db"
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "django_cache"}}
+
+# --- Redis and Celery ----------------------------------------------------------------------------------------
+
+REDIS_URL = env.text("REDIS_URL", hint=_HINT)
+CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", hint=_HINT)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_ACKS_LATE = True  # Every task is idempotent, so a repeat is cheaper than a loss.
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_SOFT_TIME_LIMIT = 60
+CELERY_TASK_TIME_LIMIT = 90
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 300,  # More than three times the hard time limit: else tasks run twice.
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 2,
+    "socket_timeout": 10,  # Without it a half-open connection to the broker is never noticed.
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+}
+
+# --- People: sign-in -----------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+SILENCED_SYSTEM_CHECKS = ["auth.W004"]  # The e-mail address is unique without regard to case, by a constraint.
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_EMAIL_VERIFICATION = "none"
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/"
+ACCOUNT_LOGOUT_REDIRECT_URL = "/"
+
+# --- Browser security ----------------------------------------------------------------------------------------
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF, NONCE],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "connect-src": [SELF],
+        "font-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_AGE = 14 * 24 * 3600
+if PRODUCTION:
+    SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT", True)
+    SECURE_HSTS_SECONDS = 31_536_000
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    if env.boolean("BEHIND_PROXY", False):  # Only for a proxy that overwrites the header.
+        SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SESSION_COOKIE_NAME = "__Host-sessionid"
+    CSRF_COOKIE_NAME = "__Host-csrftoken"
+
+# --- The gateway ---------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "UNAUTHENTICATED_USER": None,
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+}
+GATEWAY_LONGEST_CALL_SECONDS = env.integer("GATEWAY_LONGEST_CALL_SECONDS", 600, minimum=10, maximum=7200)
+# The longest silence of a backend, before its first token and between two.
+GATEWAY_IDLE_SECONDS = env.integer("GATEWAY_IDLE_SECONDS", 100, minimum=1, maximum=3600)
+GATEWAY_DATABASE_CONNECTIONS = env.integer("GATEWAY_DATABASE_CONNECTIONS", 8, minimum=4, maximum=100)
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING"], "INFO")},
+}
+
+env.finish()
