@@ -1,0 +1,66 @@
+"""How a customer comes to be: a user, the account, and the owner's membership, together or not at all."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+
+from accounts.models import Account, Membership, Tier, User
+
+STANDARD_TIER = "Standard"
+
+
+class EmailTaken(Exception):
+    """There is already a user with this e-mail address."""
+
+
+class InvalidEmail(Exception):
+    """The text is not an e-mail address."""
+
+
+class UnknownTier(Exception):
+    """There is no tier of this name."""
+
+
+class AccountNotFound(Exception):
+    """No account belongs to this e-mail address, or more than one does."""
+
+
+def create_account(*, email: str, password: str | None = None, name: str = "", tier: str = STANDARD_TIER) -> Account:
+    """Create a user with an account of its own. Without a password the user cannot sign in until one is set.
+
+    Raises InvalidEmail, EmailTaken, UnknownTier.
+    """
+    try:
+        validate_email(email)
+    except ValidationError as fault:
+        raise InvalidEmail(f"{email!r} is not an e-mail address.") from fault
+    tier_row = Tier.objects.filter(name__iexact=tier).first()
+    if tier_row is None:
+        known = ", ".join(Tier.objects.order_by("name").values_list("name", flat=True))
+        raise UnknownTier(f"There is no tier {tier!r}. Known tiers: {known}.")
+    try:
+        with transaction.atomic():
+            user = User.objects.create_user(email, password)
+            account = Account.objects.create(name=name or email, tier=tier_row)
+            Membership.objects.create(account=account, user=user, role=Membership.Role.OWNER)
+    except IntegrityError as fault:
+        if "user_email_unique" in str(fault):
+            raise EmailTaken(f"There is already a user {email}.") from fault
+        raise
+    return account
+
+
+def account_of(*, email: str) -> Account:
+    """The one account that the user of this e-mail address owns. Raises AccountNotFound."""
+    accounts = list(
+        Account.objects.filter(
+            memberships__user__email__iexact=email, memberships__role=Membership.Role.OWNER
+        ).order_by("id")[:2]
+    )
+    if not accounts:
+        raise AccountNotFound(f"No account is owned by {email}. Create one with: manage.py create_account {email}")
+    if len(accounts) > 1:
+        raise AccountNotFound(f"{email} owns more than one account. Use the admin to choose one.")
+    return accounts[0]

@@ -1,0 +1,1 @@
+"""How a program proves that it acts for an account."""

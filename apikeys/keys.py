@@ -1,0 +1,82 @@
+"""What can be done with keys: create, revoke, find by digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from accounts.models import Account, User
+from apikeys import secret as secrets
+from apikeys.models import ApiKey
+
+KEYS_PER_ACCOUNT = 100
+
+
+class TooManyKeys(Exception):
+    """The account has as many usable keys as an account may have."""
+
+
+class InvalidName(Exception):
+    """A key needs a name of 1 to 100 characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """All that the gateway must know to let a call in, in one row."""
+
+    key_id: int
+    account_id: int
+    key_disabled: bool
+    account_disabled: bool
+    requests_per_minute: int
+    tokens_per_minute: int
+    concurrent_requests: int
+
+
+def create(*, account: Account, name: str, now: datetime, by: User | None = None) -> tuple[ApiKey, str]:
+    """Create a key; returns it with its secret, which is never shown again. Raises InvalidName, TooManyKeys."""
+    name = name.strip()
+    if not 1 <= len(name) <= 100:
+        raise InvalidName("A key needs a name of 1 to 100 characters.")
+    secret = secrets.generate()
+    with transaction.atomic():
+        # The lock makes the count true for two creations at the same time.
+        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+        if ApiKey.objects.of_account(account).usable(now).count() >= KEYS_PER_ACCOUNT:
+            raise TooManyKeys(f"An account has at most {KEYS_PER_ACCOUNT} usable keys. Revoke one first.")
+        key = ApiKey.objects.create(
+            account=account,
+            name=name,
+            digest=secrets.digest(secret),
+            display=secrets.display(secret),
+            created_by=by,
+        )
+    return key, secret
+
+
+def revoke(*, key: ApiKey, now: datetime) -> None:
+    """Revoke a key for ever; the first moment of revocation stays."""
+    ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now)
+    key.refresh_from_db(fields=["revoked_at"])
+
+
+async def find(connection: AsyncConnection[object], digest: bytes) -> KeyFacts | None:
+    """The facts of a key that is neither unknown, revoked nor expired: one indexed read."""
+    async with connection.cursor(row_factory=class_row(KeyFacts)) as cursor:
+        await cursor.execute(_FIND, [digest])
+        return await cursor.fetchone()
+
+
+_FIND = """
+SELECT key.id AS key_id, account.id AS account_id,
+       key.disabled_at <= now() IS TRUE AS key_disabled, account.disabled_at <= now() IS TRUE AS account_disabled,
+       tier.requests_per_minute, tier.tokens_per_minute, tier.concurrent_requests
+  FROM apikeys_apikey key
+  JOIN accounts_account account ON account.id = key.account_id
+  JOIN accounts_tier tier ON tier.id = account.tier_id
+ WHERE key.digest = %s AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+"""

@@ -1,0 +1,48 @@
+"""An **ApiKey** proves that a program acts for an account. Its secret is stored as a digest only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Length
+from django.db.models.lookups import Exact
+
+from accounts.models import Account
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def of_account(self, account: Account) -> Self:
+        return self.filter(account=account)
+
+    def usable(self, now: datetime) -> Self:
+        """Neither revoked, disabled nor expired."""
+        return self.filter(revoked_at=None, disabled_at=None).exclude(expires_at__lte=now)
+
+
+class ApiKey(models.Model):
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="api_keys")
+    name = models.CharField(max_length=100)
+    digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    display = models.CharField(max_length=20, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Refused with 401 from this moment.")
+    disabled_at = models.DateTimeField(null=True, blank=True, help_text="Refused with 403; can be taken back.")
+    revoked_at = models.DateTimeField(null=True, blank=True, help_text="Refused with 401, for ever.")
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = "API key"
+        verbose_name_plural = "API keys"
+        constraints = [
+            models.CheckConstraint(condition=Exact(Length("digest"), 32), name="apikey_digest_is_sha256"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.display})"
