@@ -1,0 +1,1 @@
+"""What an account has, owes and paid: catalogue, prices, wallet, holds, usage, ledger."""

@@ -1,0 +1,247 @@
+"""The only writer of balances.
+
+Every amount is pico-USD. A balance moves in one of these ways, and nowhere else:
+
+- `reserve` takes the most a call can cost from what a wallet can spend (may refuse);
+- `release` gives a hold back, with a reason; `settle` charges the recorded calls of a wallet and closes their holds;
+- `credit` and `debit` post every other transfer; `expire_lots` takes back promotional credit whose time is over.
+
+`posted`, `debt`, `seq` and the lots of a wallet change only under its advisory lock; `held` and the counts of holds
+also change by single statements that touch the wallet row last. The order of locks is everywhere: advisory lock, usage,
+holds, transfer, lots, roll-ups, wallet row; several wallets in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from uuid import UUID
+
+import msgspec
+from django.db import connection, transaction
+from django.db.models import F
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from accounts.models import Account, User
+from billing import ledger_sql as sql
+from billing.models import CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
+
+SETTLEMENT_BATCH = 1000
+
+
+class CauseReused(Exception):
+    """This cause already moved another amount, or another wallet."""
+
+
+class InsufficientBalance(Exception):
+    """The wallet has less to spend than the debit asks for."""
+
+
+class InvalidTransfer(ValueError):
+    """The amount is not positive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One call that wants to be admitted: its id, and the most it can cost."""
+
+    id: UUID
+    account_id: int
+    api_key_id: int
+    model_id: int
+    price_version_id: int
+    amount: int
+    streamed: bool
+    owner: UUID
+    admitted_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of an Ask. `available` is what the wallet could spend before; None where the wallet was locked."""
+
+    id: UUID
+    admitted: bool
+    available: int | None
+
+    @property
+    def locked(self) -> bool:
+        return self.available is None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One batch of one wallet: how many calls, their charge, and whether more may be waiting."""
+
+    calls: int
+    amount: int
+
+
+async def reserve(database: AsyncConnection[object], asks: Sequence[Ask], *, wait: bool) -> list[Answer]:
+    """Admit each call whose amount fits into what its wallet can spend, in the order given; one statement.
+
+    With `wait` locked wallets are waited for (the connection's lock_timeout bounds it), else their calls are answered
+    `locked`. A call is refused if it does not fit *together with those before it*, refused ones included: ask again
+    alone before believing a refusal. A wallet that does not exist counts as empty. A repeated id raises
+    UniqueViolation and admits nobody.
+    """
+    statement = sql.RESERVE_WAITING if wait else sql.RESERVE_SKIPPING
+    async with database.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statement, [msgspec.json.encode(asks).decode()])
+        return [Answer(*row) for row in await cursor.fetchall()]
+
+
+async def release(database: AsyncConnection[object], ids: Sequence[UUID], *, reason: str) -> int:
+    """Give holds back without a charge, counted under `reason`; returns how many there were. Repeats do nothing."""
+    async with database.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(sql.RELEASE, {"ids": list(ids), "reason": reason})
+        return sum(calls for (calls,) in await cursor.fetchall())
+
+
+def settle(*, account_id: int) -> Settlement:
+    """Charge the next batch of recorded calls of a wallet: close holds, burn lots, post one transfer, roll up.
+
+    A batch stays within one UTC day and does not cross the expiry of a lot, so the result is the same whoever settles
+    and when. Never refuses: what no lot covers becomes debt. Doing it again does nothing.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql.LOCK_WALLET, [account_id])
+        # A statement of its own: its snapshot is taken after the lock, so it sees what the last settler did.
+        cursor.execute(sql.SETTLE, {"account": account_id, "batch": SETTLEMENT_BATCH})
+        row = cursor.fetchone()
+    return Settlement(*row) if row else Settlement(0, 0)
+
+
+def credit(
+    *,
+    account: Account,
+    amount: int,
+    kind: TransferKind,
+    source: LedgerAccount,
+    cause: str,
+    now: datetime,
+    lot: CreditLot.Kind,
+    expires_at: datetime | None = None,
+    reason: str = "",
+    by: User | None = None,
+) -> Transfer:
+    """Post `source -> wallet` and open a credit lot, less what pays off the wallet's debt. Makes the wallet if need be.
+
+    The same cause again returns the first transfer and moves nothing. Raises InvalidTransfer, CauseReused.
+    """
+    with transaction.atomic():
+        wallet = _locked_wallet(account.pk)
+        done = _already_posted(cause, wallet, amount)
+        if done is not None:
+            return done
+        transfer = Transfer.objects.create(
+            kind=kind, debit=source, credit=LedgerAccount.WALLET, amount=amount, cause=cause, day=_utc_day(now),
+            wallet=wallet, wallet_seq=wallet.seq + 1, balance_after=wallet.posted + amount,
+            reason=reason, created_by=by,
+        )  # fmt: skip
+        repaid = min(wallet.debt, amount)
+        CreditLot.objects.create(
+            wallet=wallet, kind=lot, amount=amount, remaining=amount - repaid, expires_at=expires_at, transfer=transfer
+        )
+        Wallet.objects.filter(pk=wallet.pk).update(
+            posted=F("posted") + amount, seq=F("seq") + 1, debt=F("debt") - repaid
+        )
+    return transfer
+
+
+def debit(
+    *,
+    account: Account,
+    amount: int,
+    kind: TransferKind,
+    target: LedgerAccount,
+    cause: str,
+    now: datetime,
+    reason: str = "",
+    by: User | None = None,
+) -> Transfer:
+    """Post `wallet -> target`, burning lots as usage would. Never takes what open holds cover.
+
+    The same cause again returns the first transfer and moves nothing. Raises InvalidTransfer, CauseReused,
+    InsufficientBalance.
+    """
+    with transaction.atomic():
+        wallet = _locked_wallet(account.pk)
+        done = _already_posted(cause, wallet, amount)
+        if done is not None:
+            return done
+        transfer = _post_debit(wallet, amount, kind, target, cause, now, reason=reason, by=by)
+        owed = amount
+        for lot in wallet.lots.filter(remaining__gt=0).order_by(*sql.BURN_ORDER):
+            burned = min(owed, lot.remaining)
+            CreditLot.objects.filter(pk=lot.pk).update(remaining=F("remaining") - burned)
+            owed -= burned
+        _take(wallet, amount, debt=owed)
+    return transfer
+
+
+def expire_lots(*, account_id: int, now: datetime) -> int:
+    """Take back what is left of the wallet's expired lots, except what open holds cover; returns the amount taken."""
+    taken = 0
+    with transaction.atomic():
+        wallet = _locked_wallet(account_id)
+        for lot in wallet.lots.filter(remaining__gt=0, expires_at__lte=now).order_by("expires_at", "id"):
+            amount = min(lot.remaining, wallet.posted - wallet.held)
+            if amount <= 0:
+                break
+            # A lot may expire in several takes: what a hold covered today is free tomorrow.
+            cause = f"expiry:{lot.pk}:{wallet.seq + 1}"
+            _post_debit(wallet, amount, TransferKind.EXPIRY, LedgerAccount.PROMOTIONS, cause, now)
+            CreditLot.objects.filter(pk=lot.pk).update(remaining=F("remaining") - amount)
+            _take(wallet, amount, debt=0)
+            wallet.refresh_from_db()
+            taken += amount
+    return taken
+
+
+def _locked_wallet(account_id: int) -> Wallet:
+    """The wallet, made if need be, under its advisory lock until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.LOCK_WALLET, [account_id])
+        cursor.execute(sql.OPEN_WALLET, [account_id])
+    return Wallet.objects.get(pk=account_id)
+
+
+def _already_posted(cause: str, wallet: Wallet, amount: int) -> Transfer | None:
+    if amount <= 0:
+        raise InvalidTransfer("A transfer moves a positive amount.")
+    transfer = Transfer.objects.filter(cause=cause).first()
+    if transfer is not None and (transfer.wallet_id, transfer.amount) != (wallet.pk, amount):
+        raise CauseReused(f"{cause!r} already moved {transfer.amount} pico-USD of wallet {transfer.wallet_id}.")
+    return transfer
+
+
+def _post_debit(
+    wallet: Wallet,
+    amount: int,
+    kind: TransferKind,
+    target: LedgerAccount,
+    cause: str,
+    now: datetime,
+    *,
+    reason: str = "",
+    by: User | None = None,
+) -> Transfer:
+    return Transfer.objects.create(
+        kind=kind, debit=LedgerAccount.WALLET, credit=target, amount=amount, cause=cause, day=_utc_day(now),
+        wallet=wallet, wallet_seq=wallet.seq + 1, balance_after=wallet.posted - amount, reason=reason, created_by=by,
+    )  # fmt: skip
+
+
+def _take(wallet: Wallet, amount: int, *, debt: int) -> None:
+    """Move the wallet row down, last of all, unless an open hold needs the money."""
+    fits = Wallet.objects.filter(pk=wallet.pk, posted__gte=F("held") + amount)
+    if not fits.update(posted=F("posted") - amount, seq=F("seq") + 1, debt=F("debt") + debt):
+        raise InsufficientBalance(f"Wallet {wallet.pk} has less than {amount} pico-USD to spend.")
+
+
+def _utc_day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()

@@ -1,0 +1,174 @@
+"""The statements of the ledger, each one whole change. Only `billing.ledger` runs them."""
+
+from __future__ import annotations
+
+# An arbitrary number that keeps the advisory locks of wallets apart from other advisory locks of this database.
+_WALLET_LOCKS = 0x466C696E
+
+LOCK_WALLET = f"SELECT pg_advisory_xact_lock(({_WALLET_LOCKS}::bigint << 32) + %s)"
+
+OPEN_WALLET = """
+INSERT INTO billing_wallet (account_id, posted, held, debt, seq, holds_opened, holds_recorded, holds_released)
+VALUES (%s, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING
+"""
+
+# Wallets are locked in id order; their calls are admitted by running sum in the order asked. `available` is read from
+# the locked row, so it is the newest there is. One statement in autocommit: the lock lasts no round trip.
+_RESERVE = """
+WITH asked AS MATERIALIZED (
+    SELECT ask.*, row_number() OVER () AS position
+      FROM jsonb_to_recordset(%s::jsonb) AS ask(
+           id uuid, account_id bigint, api_key_id bigint, model_id bigint, price_version_id bigint,
+           amount bigint, streamed boolean, owner uuid, admitted_at timestamptz, expires_at timestamptz)
+), wallet AS MATERIALIZED (
+    SELECT account_id, posted - held AS available
+      FROM billing_wallet
+     WHERE account_id IN (SELECT account_id FROM asked)
+     ORDER BY account_id
+       FOR NO KEY UPDATE {wait}
+), ranked AS (
+    SELECT asked.*,
+           wallet.available - sum(amount) OVER (PARTITION BY account_id ORDER BY position) AS available_after
+      FROM asked JOIN wallet USING (account_id)
+), admitted AS (
+    INSERT INTO billing_hold (id, account_id, api_key_id, model_id, price_version_id, amount, available_after,
+                              streamed, owner, admitted_at, expires_at, backend, attempt)
+    SELECT id, account_id, api_key_id, model_id, price_version_id, amount, available_after,
+           streamed, owner, admitted_at, expires_at, '', 1
+      FROM ranked WHERE available_after >= 0
+    RETURNING id, account_id, amount
+), moved AS (
+    UPDATE billing_wallet
+       SET held = held + total.amount, holds_opened = holds_opened + total.calls
+      FROM (SELECT account_id, sum(amount) AS amount, count(*) AS calls FROM admitted GROUP BY account_id) total
+     WHERE billing_wallet.account_id = total.account_id
+)
+SELECT asked.id, admitted.id IS NOT NULL, {available}
+  FROM asked
+  LEFT JOIN wallet USING (account_id)
+  LEFT JOIN admitted ON admitted.id = asked.id
+ ORDER BY position
+"""
+RESERVE_SKIPPING = _RESERVE.format(wait="SKIP LOCKED", available="wallet.available")
+RESERVE_WAITING = _RESERVE.format(wait="", available="coalesce(wallet.available, 0)")
+
+# A hold that the sweeper has resolved has a record, and is left for settlement: the row's newest version is looked at.
+RELEASE = """
+WITH released AS (
+    DELETE FROM billing_hold
+     WHERE id IN (SELECT id FROM billing_hold WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE)
+       AND resolved_at IS NULL
+    RETURNING id, account_id, amount
+), total AS (
+    SELECT account_id, sum(amount) AS amount, count(*) AS calls FROM released GROUP BY account_id ORDER BY account_id
+), counted AS (
+    INSERT INTO billing_releasedholds AS counts (account_id, hour, reason, calls)
+    SELECT account_id, date_trunc('hour', now(), 'UTC'), %(reason)s, calls FROM total
+    ON CONFLICT (account_id, hour, reason) DO UPDATE SET calls = counts.calls + excluded.calls
+    RETURNING account_id
+), locked AS MATERIALIZED (
+    SELECT account_id FROM billing_wallet
+     WHERE account_id IN (SELECT account_id FROM counted) ORDER BY account_id FOR NO KEY UPDATE
+)
+UPDATE billing_wallet wallet
+   SET held = held - total.amount, holds_released = holds_released + total.calls
+  FROM total JOIN locked USING (account_id)
+ WHERE wallet.account_id = total.account_id
+RETURNING total.calls
+"""
+
+# Promotional first, soonest expiry first, then oldest.
+BURN_ORDER = ("-kind", "expires_at", "id")
+_BURN_ORDER = "kind DESC, expires_at ASC NULLS LAST, id"
+
+_SETTLE_CLAIM = """
+WITH first AS MATERIALIZED (
+    SELECT admitted_at, (admitted_at AT TIME ZONE 'UTC')::date AS day
+      FROM billing_usagerecord
+     WHERE account_id = %(account)s AND settled_at IS NULL
+     ORDER BY id LIMIT 1
+), boundary AS MATERIALIZED (
+    -- Where this batch must end: at midnight, and at the next expiry of a lot, after which the lot does not pay.
+    SELECT least((first.day + 1)::timestamp AT TIME ZONE 'UTC', (
+               SELECT min(expires_at) FROM billing_creditlot
+                WHERE wallet_id = %(account)s AND remaining > 0 AND expires_at > first.admitted_at)) AS until
+      FROM first
+), claimed AS MATERIALIZED (
+    SELECT id, api_key_id, model_id, admitted_at, charge, upstream_cost,
+           input_tokens, cached_input_tokens, output_tokens
+      FROM billing_usagerecord
+     WHERE account_id = %(account)s AND settled_at IS NULL
+       AND admitted_at < (SELECT until FROM boundary)
+     ORDER BY id LIMIT %(batch)s
+       FOR UPDATE SKIP LOCKED
+), total AS MATERIALIZED (
+    SELECT count(*) AS calls, coalesce(sum(charge), 0)::bigint AS amount, min(admitted_at) AS since,
+           (array_agg(id ORDER BY id))[1] AS first_id
+      FROM claimed
+), closed AS (
+    DELETE FROM billing_hold WHERE id IN (SELECT id FROM claimed) RETURNING amount
+)"""
+
+# The cause names the first call of the batch: a record is settled once, so it is first once.
+_SETTLE_POST = """, posted AS (
+    INSERT INTO billing_transfer (kind, debit, credit, amount, cause, day, wallet_id, wallet_seq, balance_after, reason)
+    SELECT 'usage', 'wallet', 'usage_revenue', total.amount, 'usage:' || total.first_id, first.day,
+           wallet.account_id, wallet.seq + 1, wallet.posted - total.amount, ''
+      FROM total, first, billing_wallet wallet
+     WHERE wallet.account_id = %(account)s AND total.amount > 0
+    RETURNING id
+), settled AS (
+    UPDATE billing_usagerecord record
+       SET settled_at = now(), transfer_id = (SELECT id FROM posted)
+      FROM claimed WHERE record.id = claimed.id
+    RETURNING record.id
+)"""
+
+_SETTLE_BURN = f""", lot AS MATERIALIZED (
+    SELECT id, remaining,
+           sum(remaining) OVER (ORDER BY {_BURN_ORDER} ROWS UNBOUNDED PRECEDING) - remaining AS burned_before
+      FROM billing_creditlot, total
+     WHERE wallet_id = %(account)s AND remaining > 0 AND (expires_at IS NULL OR expires_at > total.since)
+), burned AS (
+    UPDATE billing_creditlot
+       SET remaining = billing_creditlot.remaining - least(lot.remaining, total.amount - lot.burned_before)
+      FROM lot, total
+     WHERE billing_creditlot.id = lot.id AND lot.burned_before < total.amount
+    RETURNING least(lot.remaining, total.amount - lot.burned_before) AS amount
+)"""
+
+_SETTLE_ROLL_UP = """, rolled AS (
+    INSERT INTO billing_usagehour AS total (account_id, api_key_id, model_id, hour, calls, input_tokens,
+                                            cached_input_tokens, output_tokens, charge, upstream_cost)
+    SELECT %(account)s, api_key_id, model_id, date_trunc('hour', admitted_at, 'UTC') AS hour, count(*),
+           sum(input_tokens), sum(cached_input_tokens), sum(output_tokens), sum(charge),
+           coalesce(sum(upstream_cost), 0)
+      FROM claimed GROUP BY api_key_id, model_id, hour ORDER BY hour, api_key_id, model_id
+    ON CONFLICT (account_id, hour, api_key_id, model_id) DO UPDATE
+       SET calls = total.calls + excluded.calls,
+           input_tokens = total.input_tokens + excluded.input_tokens,
+           cached_input_tokens = total.cached_input_tokens + excluded.cached_input_tokens,
+           output_tokens = total.output_tokens + excluded.output_tokens,
+           charge = total.charge + excluded.charge,
+           upstream_cost = total.upstream_cost + excluded.upstream_cost
+    RETURNING hour
+)"""
+
+# The wallet row comes last: it reads what every other part returned, so it runs after them, and its lock is short.
+_SETTLE_WALLET = """
+UPDATE billing_wallet wallet
+   SET posted = posted - total.amount,
+       debt = debt + total.amount - part.burned,
+       seq = seq + (total.amount > 0)::int,
+       held = wallet.held - part.held,
+       holds_recorded = holds_recorded + part.holds
+  FROM total, (SELECT (SELECT coalesce(sum(amount), 0) FROM burned) AS burned,
+                      (SELECT coalesce(sum(amount), 0) FROM closed) AS held,
+                      (SELECT count(*) FROM closed) AS holds,
+                      (SELECT count(*) FROM settled) AS settled,
+                      (SELECT count(*) FROM rolled) AS rolled) part
+ WHERE wallet.account_id = %(account)s AND total.calls > 0
+   AND part.settled >= 0 AND part.rolled >= 0
+RETURNING total.calls, total.amount
+"""
+SETTLE = _SETTLE_CLAIM + _SETTLE_POST + _SETTLE_BURN + _SETTLE_ROLL_UP + _SETTLE_WALLET

@@ -1,0 +1,32 @@
+"""The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage)."""
+
+from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
+from billing.models.usage import (
+    GatewayProcess,
+    Hold,
+    LateUsageRecord,
+    RefusedCalls,
+    ReleasedHolds,
+    UsageHour,
+    UsageRecord,
+)
+from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
+
+__all__ = [
+    "BooksCheck",
+    "CreditLot",
+    "GatewayProcess",
+    "Hold",
+    "LanguageModel",
+    "LateUsageRecord",
+    "LedgerAccount",
+    "PriceRate",
+    "PriceVersion",
+    "RefusedCalls",
+    "ReleasedHolds",
+    "Transfer",
+    "TransferKind",
+    "UsageHour",
+    "UsageRecord",
+    "Wallet",
+]

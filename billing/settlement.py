@@ -1,0 +1,38 @@
+"""Which wallets have recorded calls to charge, and charging them all.
+
+The usage record is the queue of record. A message that names a wallet is only a doorbell: if it is lost, the sweep of
+pending wallets finds the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from django.db import connection
+
+from billing import ledger
+from billing.models import CreditLot
+
+
+def settle_accounts(*, account_ids: Iterable[int]) -> int:
+    """Charge everything recorded so far for these accounts; returns the number of calls. Safe to repeat and to race."""
+    calls = 0
+    for account_id in sorted(set(account_ids)):
+        while batch := ledger.settle(account_id=account_id).calls:
+            calls += batch
+    return calls
+
+
+def pending_accounts() -> list[int]:
+    """The accounts with recorded calls that are not charged yet."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT account_id FROM billing_usagerecord WHERE settled_at IS NULL")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def expire_credit(*, now: datetime) -> int:
+    """Take back promotional credit whose time is over, wallet by wallet; returns pico-USD."""
+    expired = CreditLot.objects.filter(remaining__gt=0, expires_at__lte=now)
+    accounts = expired.order_by("wallet_id").values_list("wallet_id", flat=True).distinct()
+    return sum(ledger.expire_lots(account_id=account_id, now=now) for account_id in accounts)

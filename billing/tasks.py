@@ -1,0 +1,49 @@
+"""Celery's edges: the doorbell of settlement, and the sweeps that find whatever no doorbell rang for."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import shared_task
+
+from billing import books, holds, partitions, settlement
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task
+def settle_usage(*, account_ids: list[int], **_ignored: Any) -> None:
+    settlement.settle_accounts(account_ids=account_ids)
+
+
+@shared_task
+def settle_pending(**_ignored: Any) -> None:
+    settlement.settle_accounts(account_ids=settlement.pending_accounts())
+
+
+@shared_task
+def sweep_holds(**_ignored: Any) -> None:
+    settlement.settle_accounts(account_ids=holds.sweep())
+
+
+@shared_task
+def expire_credit(**_ignored: Any) -> None:
+    settlement.expire_credit(now=datetime.now(UTC))
+
+
+@shared_task
+def make_partitions(**_ignored: Any) -> None:
+    partitions.ensure(now=datetime.now(UTC))
+    if stray := partitions.stray_rows():
+        logger.error("%d usage records lie in the DEFAULT partition: make_partitions did not run in time", stray)
+
+
+@shared_task
+def check_books(**_ignored: Any) -> None:
+    for finding in books.check(full=False):
+        if finding.broken:
+            logger.critical(
+                "books: %s is broken %d times: %s", finding.promise.name, finding.broken, finding.promise.text
+            )

@@ -1,0 +1,38 @@
+"""What tests share: the migrated database, and people.
+
+`db` (pytest-django's) rolls back and is for one connection. `committed` is for threads and processes: what it writes
+stays, so such tests make accounts of their own and look only at those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from pytest_django import DjangoDbBlocker
+
+from billing import catalogue
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_blocker: DjangoDbBlocker) -> None:
+    """The server is the tests' own, so its database is migrated as it is, with the starting catalogue."""
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+        catalogue.load(now=datetime.now(UTC))
+        connection.close()
+
+
+@pytest.fixture
+def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    with django_db_blocker.unblock():
+        yield
+        connection.close()
+
+
+@pytest.fixture
+def now() -> datetime:
+    return datetime.now(UTC)
