@@ -1,0 +1,45 @@
+"""Where calls go.
+
+A **Backend** is an OpenAI-compatible inference server. A **Route** says that a backend serves a model, under which
+name, and in which order of preference.
+"""
+
+from __future__ import annotations
+
+from django.core.validators import URLValidator
+from django.db import models
+
+from billing.models import LanguageModel
+
+
+class Backend(models.Model):
+    name = models.CharField(max_length=100, unique=True)
+    base_url = models.CharField(
+        max_length=500,
+        validators=[URLValidator(schemes=["http", "https"])],
+        help_text="Up to and with /v1, as an OpenAI client would be given it.",
+    )
+    credential = models.BinaryField(null=True, editable=False, help_text="Encrypted; see gateway.credentials.")
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Route(models.Model):
+    model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="routes")
+    backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="routes")
+    backend_model = models.CharField(max_length=200, help_text="The backend's own name of the model.")
+    priority = models.PositiveSmallIntegerField(default=0, help_text="Lower is tried first.")
+    weight = models.PositiveSmallIntegerField(default=1, help_text="Share among equal priorities.")
+    enabled = models.BooleanField(default=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["model", "backend"], name="route_unique"),
+            models.CheckConstraint(condition=models.Q(weight__gte=1), name="route_weight_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.backend}"
