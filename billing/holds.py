@@ -9,7 +9,7 @@ zero and unresolved. Only the database's clock counts here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from uuid import UUID
@@ -55,11 +55,19 @@ async def checkpoint(database: AsyncConnection[object], checkpoints: Sequence[Ch
         await database.execute(_CHECKPOINT, [msgspec.json.encode(checkpoints).decode()])
 
 
-async def forgotten(database: AsyncConnection[object], *, boot: UUID, running: Sequence[UUID]) -> list[UUID]:
-    """Holds of this process that it does not know: their reserve was cancelled, or its commit's answer was lost."""
+async def forgotten(database: AsyncConnection[object], *, boot: UUID, running: Collection[UUID]) -> list[UUID]:
+    """Holds of this process that it does not know: their reserve was cancelled, or its commit's answer was lost.
+
+    `running` is asked again after the answer, so give the live collection: a call that began meanwhile is in it.
+    """
     async with database.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_FORGOTTEN, [boot, list(running)])
-        return [row[0] for row in await cursor.fetchall()]
+        return [row[0] for row in await cursor.fetchall() if row[0] not in running]
+
+
+async def leave(database: AsyncConnection[object], *, boot: UUID) -> None:
+    """Say goodbye. A process with open holds stays listed, so that they are swept in good order."""
+    await database.execute(_LEAVE, [boot])
 
 
 def sweep() -> set[int]:
@@ -68,16 +76,21 @@ def sweep() -> set[int]:
     accounts: set[int] = set()
     while swept := _sweep_batch(dead):
         accounts |= swept
-    # A dead process is forgotten once nothing of it is open.
+    # A dead process is forgotten once nothing of it is open, unless it has come back.
     owns_holds = Exists(Hold.objects.filter(owner=OuterRef("boot")))
-    GatewayProcess.objects.filter(~owns_holds, boot__in=dead).delete()
+    GatewayProcess.objects.filter(~owns_holds, boot__in=dead, beat=F("seen_beat")).delete()
     return accounts
 
 
 def _dead_processes() -> list[UUID]:
-    """Processes whose beat has not changed between two sweeps that lie far enough apart."""
+    """Processes whose beat has not changed between two sweeps that lie far enough apart.
+
+    The watch must have had no gap: while we could not reach the database, they could not beat either.
+    """
     processes = GatewayProcess.objects
-    processes.exclude(beat=F("seen_beat")).update(seen_beat=F("beat"), seen_at=Now())
+    changed = ~Q(beat=F("seen_beat")) | Q(swept_at__lt=Now() - DEAD_AFTER)
+    processes.filter(changed).update(seen_beat=F("beat"), seen_at=Now())
+    processes.update(swept_at=Now())
     return list(processes.filter(beat=F("seen_beat"), seen_at__lt=Now() - DEAD_AFTER).values_list("boot", flat=True))
 
 
@@ -137,12 +150,15 @@ INSERT INTO billing_gatewayprocess (boot, host, pid, beat, seen_beat) VALUES (%s
 ON CONFLICT (boot) DO UPDATE SET beat = billing_gatewayprocess.beat + 1, beat_at = now()
 """
 
+# A locked hold is just being ended, and needs no checkpoint any more; waiting for it could become a deadlock.
 _CHECKPOINT = """
 UPDATE billing_hold hold
    SET backend = point.backend, attempt = point.attempt,
        checkpoint_input_tokens = point.input_tokens, checkpoint_output_tokens = point.output_tokens
-  FROM (SELECT * FROM jsonb_to_recordset(%s::jsonb) AS point(
-               id uuid, backend text, attempt smallint, input_tokens bigint, output_tokens bigint)) point
+  FROM (SELECT point.* FROM jsonb_to_recordset(%s::jsonb) AS point(
+               id uuid, backend text, attempt smallint, input_tokens bigint, output_tokens bigint)
+          JOIN billing_hold running ON running.id = point.id
+           FOR NO KEY UPDATE OF running SKIP LOCKED) point
  WHERE hold.id = point.id AND hold.resolved_at IS NULL
 """
 
@@ -151,4 +167,9 @@ _FORGOTTEN = """
 SELECT id FROM billing_hold
  WHERE owner = %s AND id <> ALL(%s) AND admitted_at < now() - interval '5 seconds' AND resolved_at IS NULL
    AND NOT EXISTS (SELECT FROM billing_usagerecord WHERE billing_usagerecord.id = billing_hold.id)
+"""
+
+_LEAVE = """
+DELETE FROM billing_gatewayprocess
+ WHERE boot = %s AND NOT EXISTS (SELECT FROM billing_hold WHERE owner = boot)
 """

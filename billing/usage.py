@@ -6,7 +6,7 @@ wins; one that comes after the sweeper's is kept as a late one, where a person c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -54,7 +54,7 @@ def charge_within(held: int, price: Price, usage: Usage) -> tuple[int, bool]:
 
 
 async def record(database: AsyncConnection[object], records: Sequence[Record]) -> None:
-    """Make records durable. The first of a call stays; a repeat of ours is dropped, one after the sweeper is kept late."""
+    """Make records durable. The first of a call stays; a repeat of ours is dropped, one after the sweeper's is late."""
     rows = msgspec.json.encode(records).decode()
     async with database.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_RECORD, [rows])
@@ -62,6 +62,15 @@ async def record(database: AsyncConnection[object], records: Sequence[Record]) -
         if len(stored) < len(records):
             late = [record for record in records if record.id not in stored]
             await cursor.execute(_KEEP_LATE, [msgspec.json.encode(late).decode()])
+
+
+async def count_refusals(
+    database: AsyncConnection[object], refusals: Mapping[tuple[int | None, int, str], int]
+) -> None:
+    """Add up calls that were never admitted: (account, status, code) -> how many."""
+    if refusals:
+        rows = [[account, status, code, calls] for (account, status, code), calls in refusals.items()]
+        await database.execute(_COUNT_REFUSALS, [msgspec.json.encode(rows).decode()])
 
 
 _COLUMNS = """id, account_id, api_key_id, model_id, price_version_id, backend, attempt, streamed, outcome, source,
@@ -76,6 +85,7 @@ SELECT {_COLUMNS}
        attempt smallint, streamed boolean, outcome text, source text, finish_reason text, admitted_at timestamptz,
        first_token_ms int, duration_ms int, input_tokens bigint, cached_input_tokens bigint, output_tokens bigint,
        reasoning_tokens bigint, held bigint, charge bigint, clamped boolean)
+ ORDER BY id -- As the sweeper does, so that the two never wait for each other.
     ON CONFLICT (id) DO NOTHING
 RETURNING id
 """  # noqa: S608  # The columns are the constant above.
@@ -87,4 +97,11 @@ SELECT first.id, first.account_id, late.record
   JOIN billing_usagerecord first ON first.id = (late.record ->> 'id')::uuid
  WHERE first.outcome IN ('swept', 'unresolved')
     ON CONFLICT (id) DO NOTHING
+"""
+
+_COUNT_REFUSALS = """
+INSERT INTO billing_refusedcalls AS total (account_id, hour, status, code, calls)
+SELECT (row ->> 0)::bigint, date_trunc('hour', now(), 'UTC'), (row ->> 1)::smallint, row ->> 2, (row ->> 3)::bigint
+  FROM jsonb_array_elements(%s::jsonb) AS row ORDER BY 1, 3, 4
+    ON CONFLICT (account_id, hour, status, code) DO UPDATE SET calls = total.calls + excluded.calls
 """

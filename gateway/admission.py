@@ -1,0 +1,65 @@
+"""Step 5 of a call: its hold, in micro-batches, so that one statement admits all calls that came together.
+
+Nobody waits for another customer's wallet: calls of a locked wallet are asked again in a statement of their own, on
+connections kept for waiting.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import errors as database_errors
+from psycopg_pool import PoolTimeout
+
+from billing import ledger
+from billing.ledger import Answer, Ask
+from gateway.batching import Batcher
+from gateway.database import Pools
+from gateway.errors import InsufficientBalance, Unavailable
+
+BATCH = 200
+
+
+class Admission:
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+        self._batches = Batcher(functools.partial(self._reserve, wait=False), limit=BATCH)
+        self._locked: dict[int, Batcher[Ask, Answer]] = {}
+
+    async def admit(self, ask: Ask) -> None:
+        """Commit the hold, or raise InsufficientBalance or Unavailable: then there is none, or one we will find."""
+        try:
+            answer = await self._batches.submit(ask)
+            if not answer.admitted and not answer.locked:
+                # It was refused together with others; alone it may fit.
+                answer = (await self._reserve([ask], wait=False))[0]
+            if answer.locked:
+                answer = await self._wait_for(ask)
+            if not answer.admitted and not answer.locked:
+                answer = (await self._reserve([ask], wait=True))[0]
+        except database_errors.LockNotAvailable:
+            raise Unavailable("Your account is busy with another operation. Please try again.") from None
+        except (psycopg.OperationalError, PoolTimeout):
+            # The commit may have happened; the heartbeat finds a hold that no call of ours knows.
+            raise Unavailable("Our database is away for a moment. Nothing was charged; please try again.") from None
+        if not answer.admitted:
+            raise InsufficientBalance(needed=ask.amount, available=answer.available or 0)
+
+    async def _reserve(self, asks: Sequence[Ask], *, wait: bool) -> Sequence[Answer]:
+        pool = self._pools.waiting if wait else self._pools.main
+        async with pool.connection() as database:
+            return await ledger.reserve(database, asks, wait=wait)
+
+    async def _wait_for(self, ask: Ask) -> Answer:
+        """All calls of one locked wallet wait together, in one statement at a time."""
+        batcher = self._locked.get(ask.account_id)
+        if batcher is None:
+            batcher = Batcher(functools.partial(self._reserve, wait=True), limit=BATCH)
+            self._locked[ask.account_id] = batcher
+        try:
+            return await batcher.submit(ask)
+        finally:
+            if batcher.idle:
+                self._locked.pop(ask.account_id, None)

@@ -1,0 +1,58 @@
+"""The lean road: ASGI in, /v1 out, without the site's middleware and without hops between threads.
+
+Each exchange runs in a task of its own, which the server cannot cancel: what happens at a hang-up or a shutdown is
+decided by the call, at moments of its choosing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from django.urls import resolve
+
+from gateway import errors
+from gateway.exchange import Exchange, Receive, Scope, Send
+from gateway.process import SHUTDOWN_SECONDS, GatewayProcess
+
+
+class Gateway:
+    def __init__(self) -> None:
+        self.process: GatewayProcess | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self.process = GatewayProcess()
+        await self.process.start()
+
+    async def stop(self) -> None:
+        if self.process is None:
+            return
+        self.process.stop_calls()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=SHUTDOWN_SECONDS)
+        await self.process.stop()
+
+    @property
+    def ready(self) -> bool:
+        return self.process is not None and self.process.ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.process is not None  # noqa: S101  # The server starts us before it serves.
+        serving = asyncio.create_task(_serve(Exchange(scope, receive, send, self.process)))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+        await asyncio.shield(serving)
+
+
+async def _serve(exchange: Exchange) -> None:
+    try:
+        exchange.get_host()  # Refuses host names that are not ours, which nothing else on this road would.
+        match = resolve(exchange.path_info.rstrip("/"), urlconf="gateway.urls")
+        response = await match.func(exchange, *match.args, **match.kwargs)
+    except Exception as error:
+        response = errors.response_to(errors.translate(error, request_id=exchange.id))
+    try:
+        if response is not None:
+            await exchange.answer(response)
+    finally:
+        exchange.end()

@@ -1,0 +1,68 @@
+"""Step 2 of a call: from the Authorization header to the facts of a key.
+
+A key that is malformed, or whose checksum is wrong, is refused without any I/O. Facts are kept for at most one second,
+so a revoked key is refused everywhere a second later; nothing else shortens or prolongs that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from apikeys import keys, secret
+from apikeys.keys import KeyFacts
+from gateway.database import Pools
+from gateway.errors import AccountDisabled, InvalidKey, KeyDisabled, Unavailable
+
+CACHE_SECONDS = 1.0
+CACHE_SIZE = 20_000
+
+
+class Keys:
+    """The cache is keyed by the whole digest: two keys that differ anywhere never meet."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+        self._known: dict[bytes, tuple[float, KeyFacts | None]] = {}
+        self._lookups: dict[bytes, asyncio.Task[KeyFacts | None]] = {}
+
+    async def authenticate(self, authorization: str) -> KeyFacts:
+        """Raises InvalidKey, KeyDisabled, AccountDisabled, and Unavailable without a database."""
+        scheme, _, token = authorization.strip().partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not secret.well_formed(token):
+            raise InvalidKey
+        facts = await self._find(secret.digest(token))
+        if facts is None:
+            raise InvalidKey
+        if facts.account_disabled:
+            raise AccountDisabled
+        if facts.key_disabled:
+            raise KeyDisabled
+        return facts
+
+    async def _find(self, digest: bytes) -> KeyFacts | None:
+        until, facts = self._known.get(digest, (0.0, None))
+        if time.monotonic() < until:
+            return facts
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            lookup = asyncio.create_task(self._look_up(digest))
+            self._lookups[digest] = lookup
+            lookup.add_done_callback(lambda _: self._lookups.pop(digest, None))
+        try:
+            return await asyncio.shield(lookup)
+        except (psycopg.Error, PoolTimeout):
+            raise Unavailable("Keys cannot be checked for a moment. Nothing was charged; please try again.") from None
+
+    async def _look_up(self, digest: bytes) -> KeyFacts | None:
+        asked_at = time.monotonic()  # The facts are as old as the question.
+        async with self._pools.main.connection() as database:
+            facts = await keys.find(database, digest)
+        if len(self._known) >= CACHE_SIZE:
+            self._known.clear()
+        self._known[digest] = (asked_at + CACHE_SECONDS, facts)
+        return facts

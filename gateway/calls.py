@@ -1,0 +1,121 @@
+"""The life of one call, from the parsed request to its settled end.
+
+    limit -> reserve -> relay -> record -> last bytes            (settlement follows by itself)
+
+Whatever happens, the hold ends once: in a record, or released for a reason. What cannot be finished here, because this
+process or the database dies, the heartbeat or the sweeper finishes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.http import HttpResponse
+
+from apikeys.keys import KeyFacts
+from billing.ledger import Ask
+from billing.pricing import Price
+from gateway import metering, relay
+from gateway.directory import Model
+from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
+from gateway.exchange import Exchange
+from gateway.metering import Meter
+from gateway.process import GatewayProcess
+from gateway.relay import Call
+from gateway.requests import Parsed
+
+HOLD_GRACE = timedelta(seconds=60)
+
+
+async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, parsed: Parsed) -> HttpResponse | None:
+    """Answer the call; None means that everything was sent already. Raises GatewayError where nothing was sent."""
+    if not process.ready:
+        raise Unavailable("This server cannot take calls at the moment. Please try again.")
+    # The id says when the call was admitted, to the millisecond; so does its record, its price and its bill.
+    admitted_at = datetime.fromtimestamp((exchange.call_id.int >> 80) / 1000, UTC)
+    model, price = _on_sale(process, key, parsed, admitted_at)
+    call = await _limited(process, exchange, key, parsed, model, price, admitted_at)
+    await _admit(process, call)
+    try:
+        targets = process.directory.targets_of(model)
+        outcome = await relay.run(call, targets, client=process.upstream)
+    except Exception as error:
+        await _end_free(process, call, reason=error.code if isinstance(error, GatewayError) else "our_error")
+        raise
+    if outcome is None:
+        await _end_free(process, call, reason="client_closed")
+        return None
+    record = relay.record_of(call, outcome)
+    durable = await process.recorder.record(record)
+    process.running.pop(call.id, None)
+    await process.limits.give_back(call.lease, used_tokens=record.input_tokens + record.output_tokens)
+    return await relay.finish(call, outcome, durable=durable)
+
+
+def _on_sale(process: GatewayProcess, key: KeyFacts, parsed: Parsed, at: datetime) -> tuple[Model, Price]:
+    name = parsed.request.model
+    model = process.directory.models.get(name)
+    price = process.directory.schedule.in_force(model.id, key.account_id, at) if model else None
+    if model is None or price is None:
+        raise ModelNotFound(f"The model `{name}` does not exist. GET /v1/models lists those that do.", param="model")
+    if parsed.request.output_limit > model.max_output_tokens:
+        raise InvalidRequest(
+            f"max_tokens is {parsed.request.output_limit}, but {name} writes at most {model.max_output_tokens}.",
+            param="max_tokens",
+        )
+    return model, price
+
+
+async def _limited(
+    process: GatewayProcess,
+    exchange: Exchange,
+    key: KeyFacts,
+    parsed: Parsed,
+    model: Model,
+    price: Price,
+    admitted_at: datetime,
+) -> Call:
+    """The call, once it has passed the rate limits."""
+    estimate = metering.input_estimate(parsed, context_tokens=model.context_tokens)
+    output = metering.output_bound(parsed)
+    lease = await process.limits.take(key, call_id=exchange.call_id, tokens=estimate + output)
+    bound = metering.input_bound(parsed, context_tokens=model.context_tokens)
+    return Call(
+        exchange=exchange,
+        key=key,
+        parsed=parsed,
+        model=model,
+        price=price,
+        held=price.ceiling(input_tokens=bound, output_tokens=output),
+        lease=lease,
+        meter=Meter(input_estimate=estimate, output_bound=output, context_tokens=model.context_tokens),
+        admitted_at=admitted_at,
+    )
+
+
+async def _admit(process: GatewayProcess, call: Call) -> None:
+    ask = Ask(
+        id=call.id,
+        account_id=call.key.account_id,
+        api_key_id=call.key.key_id,
+        model_id=call.model.id,
+        price_version_id=call.price.version_id,
+        amount=call.held,
+        streamed=call.parsed.request.streamed,
+        owner=process.boot,
+        admitted_at=call.admitted_at,
+        expires_at=call.admitted_at + timedelta(seconds=settings.GATEWAY_LONGEST_CALL_SECONDS) + HOLD_GRACE,
+    )
+    process.running[call.id] = call
+    try:
+        await process.admission.admit(ask)
+    except BaseException:
+        process.running.pop(call.id, None)
+        await process.limits.give_back(call.lease, refused=True)
+        raise
+
+
+async def _end_free(process: GatewayProcess, call: Call, *, reason: str) -> None:
+    await process.release(call, reason=reason)
+    await process.limits.give_back(call.lease, refused=True)

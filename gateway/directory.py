@@ -1,0 +1,108 @@
+"""What this process knows of the world: models, prices, routes, read afresh every second.
+
+A **Directory** is one consistent reading, replaced as a whole. A call holds on to the one it started with. While the
+database is away the last reading stays good.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row, tuple_row
+
+from billing import pricing
+from billing.pricing import Price, Schedule
+from gateway import credentials
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    id: int
+    public_id: str
+    family: str
+    name: str
+    type: str
+    context_tokens: int
+    max_output_tokens: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One way to serve a model. `credential` is plaintext: it never leaves this process but to its backend."""
+
+    backend: str
+    base_url: str
+    credential: str | None
+    backend_model: str
+    priority: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    models: dict[str, Model]
+    schedule: Schedule
+    targets: dict[int, list[Target]]
+
+    def on_sale(self, at: datetime) -> list[tuple[Model, Price]]:
+        """Every listed model with a list price in force."""
+        priced = ((model, self.schedule.in_force(model.id, None, at)) for model in self.models.values())
+        return [(model, price) for model, price in priced if price is not None]
+
+    def targets_of(self, model: Model) -> list[Target]:
+        """In the order in which to try them: by priority, and by weighted chance among equals."""
+        # A target of weight w comes first with a chance in proportion to w.
+        keyed = [(target.priority, -(random.random() ** (1 / target.weight)), target) for target in self._of(model)]  # noqa: S311
+        return [target for _, _, target in sorted(keyed, key=lambda item: item[:2])]
+
+    def _of(self, model: Model) -> list[Target]:
+        return self.targets.get(model.id, [])
+
+
+async def read(database: AsyncConnection[object]) -> Directory:
+    """A new reading."""
+    async with database.cursor(row_factory=class_row(Model)) as cursor:
+        await cursor.execute(_MODELS)
+        models = {model.public_id: model for model in await cursor.fetchall()}
+    return Directory(models, await pricing.load_schedule(database), await _read_targets(database))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Target]]:
+    targets: dict[int, list[Target]] = defaultdict(list)
+    async with database.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_ROUTES)
+        for model_id, backend, base_url, credential, backend_model, priority, weight in await cursor.fetchall():
+            try:
+                plaintext = credentials.decrypt(bytes(credential)) if credential else None
+            except credentials.CredentialUnreadable:
+                logger.error("backend %s is left out: no key opens its credential", backend)
+                continue
+            targets[model_id].append(Target(backend, base_url, plaintext, backend_model, priority, weight))
+    return targets
+
+
+_MODELS = """
+SELECT id, public_id, family, name, type, context_tokens, max_output_tokens, created_at
+  FROM billing_languagemodel WHERE listed ORDER BY id
+"""
+
+_ROUTES = """
+SELECT route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
+       route.priority, route.weight
+  FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
+ WHERE route.enabled AND backend.enabled ORDER BY route.id
+"""

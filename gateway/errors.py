@@ -1,0 +1,192 @@
+"""Every refusal of /v1, and the one shape in which it leaves: OpenAI's envelope.
+
+    {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+
+Status, type and code are decided here. An error that is not one of these is a defect of ours: it is logged once, with
+the id of the request, and leaves as a plain 500. No message ever repeats a key, a prompt or a backend's own words.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.http import Http404, HttpResponse
+from rest_framework import exceptions
+
+from billing import money
+
+logger = logging.getLogger(__name__)
+
+
+class GatewayError(exceptions.APIException):
+    """`retry_after` is in seconds; `retryable` False tells clients that a repeat cannot help, or would cost again."""
+
+    status_code = 500
+    type = "server_error"
+    default_code = "internal_error"
+    param: str | None = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: int | None = None, retryable: bool | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.retryable = retryable
+        self.headers: dict[str, str] = {}
+
+    @property
+    def code(self) -> str:
+        return self.default_code
+
+
+class InvalidKey(GatewayError):
+    status_code = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Missing or invalid API key. Send it as `Authorization: Bearer tk-...`; keys are made on the dashboard."
+        )
+
+
+class KeyDisabled(GatewayError):
+    status_code = 403
+    type = "permission_error"
+    default_code = "key_disabled"
+
+    def __init__(self) -> None:
+        super().__init__(f"This API key has been disabled. Write to {settings.SUPPORT_EMAIL} if you do not know why.")
+
+
+class AccountDisabled(GatewayError):
+    status_code = 403
+    type = "permission_error"
+    default_code = "account_disabled"
+
+    def __init__(self) -> None:
+        super().__init__(f"This account has been disabled. Please write to {settings.SUPPORT_EMAIL}.")
+
+
+class BodyTooLarge(GatewayError):
+    status_code = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class InvalidRequest(GatewayError):
+    status_code = 400
+    type = "invalid_request_error"
+    default_code = "invalid_request"
+
+
+class RequestNeverFits(InvalidRequest):
+    default_code = "request_exceeds_limit"
+
+
+class ClientGone(InvalidRequest):
+    """Nobody reads this: the customer hung up before the request was whole."""
+
+
+class BackendRefusedPrompt(InvalidRequest):
+    default_code = "invalid_prompt"
+
+
+class ModelNotFound(GatewayError):
+    status_code = 404
+    type = "invalid_request_error"
+    default_code = "model_not_found"
+
+
+class UnknownUrl(GatewayError):
+    status_code = 404
+    type = "invalid_request_error"
+    default_code = "unknown_url"
+
+
+class MethodNotAllowed(GatewayError):
+    status_code = 405
+    type = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+
+class RateLimited(GatewayError):
+    status_code = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, limit: str, retry_after: int) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.limit = limit
+
+    @property
+    def code(self) -> str:
+        return f"rate_limit_exceeded_{self.limit}"
+
+
+class InsufficientBalance(GatewayError):
+    status_code = 402
+    type = "insufficient_quota"
+    default_code = "insufficient_balance"
+
+    def __init__(self, *, needed: int, available: int) -> None:
+        super().__init__(
+            f"This request can cost up to {money.usd(needed)} USD, but the balance has "
+            f"{money.usd(max(available, 0))} USD to spend. Top up, or ask for fewer max_tokens."
+        )
+
+
+class Unavailable(GatewayError):
+    """Nothing was charged; try again."""
+
+    status_code = 503
+    type = "server_error"
+    default_code = "service_unavailable"
+
+    def __init__(self, message: str, *, retry_after: int = 2, retryable: bool | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, retryable=retryable)
+
+
+class BackendUnavailable(Unavailable):
+    default_code = "model_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The model is temporarily unavailable. Nothing was charged; please try again.")
+
+
+def envelope(error: GatewayError) -> bytes:
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": body})
+
+
+def response_to(error: GatewayError) -> HttpResponse:
+    response = HttpResponse(
+        envelope(error), status=error.status_code, content_type="application/json", headers=error.headers
+    )
+    if error.status_code == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        response["Retry-After"] = str(error.retry_after)
+    if error.retryable is False:
+        response["X-Should-Retry"] = "false"
+    return response
+
+
+def translate(error: BaseException, *, request_id: str) -> GatewayError:
+    """The refusal that an exception means; an unexpected one is logged here, once."""
+    match error:
+        case GatewayError():
+            return error
+        case exceptions.MethodNotAllowed():
+            return MethodNotAllowed("This URL does not know that method.")
+        case Http404():
+            return UnknownUrl("There is nothing at this URL. The API lives under /v1, see the documentation.")
+        case DisallowedHost():
+            return InvalidRequest("This host name is not served here.")
+        case _:
+            logger.error("request %s failed", request_id, exc_info=error)
+            return GatewayError(f"Something went wrong on our side. Quote request {request_id} when you write to us.")

@@ -1,0 +1,143 @@
+"""One gateway process: what it holds, and what it does beside answering calls.
+
+It has a **boot** id, under which it writes a heartbeat, checkpoints its running calls, renews their leases, and gives
+back holds of its own that it does not know. One that cannot beat stops admitting, before a sweeper can call it dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from billing import holds, ledger, usage
+from gateway import directory
+from gateway.admission import Admission
+from gateway.authentication import Keys
+from gateway.database import Pools
+from gateway.directory import Directory
+from gateway.doorbell import Doorbell
+from gateway.errors import Unavailable
+from gateway.limits import Limits
+from gateway.recorder import Recorder
+from gateway.relay import Call
+from gateway.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 10  # For calls that were told to stop, and again for the records they leave.
+
+
+class GatewayProcess:
+    def __init__(self) -> None:
+        self.boot: UUID = uuid.uuid4()
+        self.pools = Pools()
+        self.limits = Limits()
+        self.keys = Keys(self.pools)
+        self.admission = Admission(self.pools)
+        self.doorbell = Doorbell()
+        self.recorder = Recorder(self.pools, self.doorbell)
+        self.upstream = Upstream()
+        self.running: dict[UUID, Call] = {}
+        self.refusals: Counter[tuple[int | None, int, str]] = Counter()
+        self._directory: Directory | None = None
+        self._beaten_at = -float("inf")
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Does not wait for the database: a process that starts without it answers 503 until it is there."""
+        await self.pools.open()
+        self._loops = [
+            asyncio.create_task(_repeat(self._read_directory, directory.REFRESH_SECONDS)),
+            asyncio.create_task(_repeat(self._beat, holds.BEAT_SECONDS)),
+        ]
+
+    def stop_calls(self) -> None:
+        """Tell the calls that still run to end now."""
+        for call in list(self.running.values()):
+            call.stop()
+
+    async def stop(self) -> None:
+        """Write what is unwritten, and leave."""
+        await self.recorder.flush(SHUTDOWN_SECONDS)
+        await self.doorbell.flush()
+        for loop in self._loops:
+            loop.cancel()
+        await self._leave()
+        await self.upstream.close()
+        await self.limits.close()
+        await self.pools.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls can be admitted."""
+        alive = time.monotonic() - self._beaten_at < holds.SILENT_SECONDS
+        return self._directory is not None and alive and not self.recorder.full
+
+    @property
+    def directory(self) -> Directory:
+        """Raises Unavailable before the first reading."""
+        if self._directory is None:
+            raise Unavailable("This server is starting. Please try again.")
+        return self._directory
+
+    async def release(self, call: Call, *, reason: str) -> None:
+        """Give the hold of a free call back; if that fails now, the heartbeat finds it."""
+        self.running.pop(call.id, None)
+        try:
+            await self._release([call.id], reason)
+        except (psycopg.Error, PoolTimeout) as error:
+            logger.warning("the hold of call %s is released later: %s", call.id, type(error).__name__)
+
+    async def _release(self, ids: list[UUID], reason: str) -> None:
+        async with self.pools.waiting.connection() as database:
+            await ledger.release(database, ids, reason=reason)
+
+    async def _read_directory(self) -> None:
+        async with self.pools.main.connection() as database:
+            self._directory = await directory.read(database)
+
+    async def _beat(self) -> None:
+        calls = list(self.running.values())
+        checkpoints = [point for call in calls if (point := call.checkpoint()) is not None]
+        refusals, self.refusals = self.refusals, Counter()
+        async with self.pools.main.connection() as database:
+            await holds.beat(database, boot=self.boot, host=socket.gethostname(), pid=os.getpid())
+            self._beaten_at = time.monotonic()
+            await holds.checkpoint(database, checkpoints)
+            await usage.count_refusals(database, refusals)
+            known = [*self.running, *self.recorder.unwritten]
+            forgotten = await holds.forgotten(database, boot=self.boot, running=known)
+        await self.limits.renew(call.lease for call in calls)
+        if forgotten:
+            logger.warning("giving back %d holds that no call here knows", len(forgotten))
+            await self._release(forgotten, "forgotten")
+
+    async def _leave(self) -> None:
+        try:
+            async with self.pools.main.connection() as database:
+                await holds.leave(database, boot=self.boot)
+        except (psycopg.Error, PoolTimeout):
+            logger.warning("left without a word; the sweeper will notice")
+
+
+async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Do the work for ever, whatever happens in it."""
+    while True:
+        started = time.monotonic()
+        try:
+            await work()
+        except (psycopg.Error, PoolTimeout) as error:
+            logger.warning("%s: the database is away: %s", work.__name__, type(error).__name__)
+        except Exception:
+            logger.exception("%s failed", work.__name__)
+        await asyncio.sleep(max(seconds - (time.monotonic() - started), 0.1))

@@ -1,0 +1,264 @@
+"""Steps 6 and 7 of a call: relay it to a backend, meter it, and end its hold in exactly one way.
+
+**Accepted** means: the backend's first well-formed event or body. A failure of the backend's or ours before that is
+free: the hold is released. Whatever happens later leaves one usage record, durable before the customer gets the last
+bytes. A customer who hangs up once the request was sent pays the prompt at the fair estimate and the tokens produced;
+after the last token, the exact usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.conf import settings
+from django.http import HttpResponse
+
+from apikeys.keys import KeyFacts
+from billing.holds import Checkpoint
+from billing.pricing import Price
+from billing.usage import Outcome, Record, Source, charge_within
+from gateway import requests, upstream
+from gateway.directory import Model, Target
+from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, Unavailable, envelope
+from gateway.exchange import Exchange
+from gateway.limits import Lease
+from gateway.metering import Meter, usage_object
+from gateway.requests import Parsed
+from gateway.upstream import BackendFailed, PromptRefused, Upstream
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+FAILOVER_SECONDS = 30  # No further attempt is begun after this.
+USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up.
+
+
+@dataclass(slots=True)
+class Call:
+    """One admitted call, from its hold to its end."""
+
+    exchange: Exchange
+    key: KeyFacts
+    parsed: Parsed
+    model: Model
+    price: Price
+    held: int
+    lease: Lease
+    meter: Meter
+    admitted_at: datetime
+    target: Target | None = None
+    attempt: int = 0
+    sent: bool = False
+    accepted: bool = False
+    stopping: bool = False
+    first_token_ms: int | None = None
+    answer: dict[str, Any] | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _scope: asyncio.Timeout | None = None
+
+    @property
+    def id(self) -> UUID:
+        return self.exchange.call_id
+
+    @property
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self._started) * 1000)
+
+    def stop(self) -> None:
+        """End the call now: this process shuts down."""
+        self.stopping = True
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """The customer is gone, or we must go. A backend that has finished may still send its usage."""
+        if self._scope is not None:
+            grace = USAGE_SECONDS if self.meter.finished and self.meter.reported is None else 0
+            self._scope.reschedule(asyncio.get_running_loop().time() + grace)
+
+    @asynccontextmanager
+    async def interruptible(self) -> AsyncIterator[None]:
+        """Bounds the call in time; inside, `interrupt` raises TimeoutError out of whatever is waited for."""
+        async with asyncio.timeout(settings.GATEWAY_LONGEST_CALL_SECONDS) as self._scope:
+            try:
+                self.exchange.watch(self.interrupt)
+                yield
+            finally:
+                self._scope = None
+
+    def mark_sent(self) -> None:
+        self.sent = True
+
+    def checkpoint(self) -> Checkpoint | None:
+        """What is owed so far, once the backend has accepted."""
+        if not self.accepted or self.target is None:
+            return None
+        usage = self.meter.so_far()
+        return Checkpoint(self.id, self.target.backend, self.attempt, usage.input_tokens, usage.output_tokens)
+
+
+async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome | None:
+    """Relay the call; a stream's content goes out on the way. Returns how it ended; None means free.
+
+    Raises GatewayError where nothing was sent to the customer yet and the call is free.
+    """
+    outcome = Outcome.COMPLETED
+    try:
+        async with call.interruptible():
+            await _attempts(call, targets, client)
+    except TimeoutError:
+        outcome = _interrupted(call)
+    except BackendFailed as failure:
+        logger.warning("call %s: backend failed: %s", call.id, failure)
+        # One that failed to say goodbye after its last token still gave the whole answer.
+        outcome = Outcome.COMPLETED if call.meter.finished else Outcome.BACKEND_FAILED
+    except PromptRefused:
+        raise BackendRefusedPrompt("The model refused this request as invalid. Nothing was charged.") from None
+    except Exception:
+        if not call.accepted:
+            raise
+        # A defect of ours, after the customer got something: the call still ends in its one record.
+        logger.exception("call %s broke", call.id)
+        outcome = Outcome.BACKEND_FAILED
+    if call.accepted or (call.sent and outcome is Outcome.CLIENT_CLOSED):
+        return outcome
+    if outcome is Outcome.CLIENT_CLOSED:
+        return None
+    raise BackendUnavailable
+
+
+def _interrupted(call: Call) -> Outcome:
+    if call.meter.finished:
+        return Outcome.COMPLETED
+    if call.exchange.closed:
+        return Outcome.CLIENT_CLOSED
+    if call.stopping:
+        return Outcome.SERVER_STOPPED
+    logger.warning("call %s took too long", call.id)
+    return Outcome.BACKEND_FAILED
+
+
+async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None:
+    """Try one target after the other until one accepts. Raises BackendFailed, PromptRefused."""
+    failure = BackendFailed("no backend serves this model")
+    for call.attempt, call.target in enumerate(targets[:ATTEMPTS], start=1):
+        if call.elapsed_ms > FAILOVER_SECONDS * 1000:
+            break
+        try:
+            await _attempt(call, call.target, client)
+        except BackendFailed as error:
+            if call.accepted:
+                raise
+            logger.warning("call %s attempt %d: %s", call.id, call.attempt, error)
+            failure = error
+        else:
+            return
+    raise failure
+
+
+async def _attempt(call: Call, target: Target, client: Upstream) -> None:
+    body = requests.forwarded(call.parsed, backend_model=target.backend_model)
+    call.sent = False
+    async with client.open(target, body, call_id=call.id, attempt=call.attempt, on_sent=call.mark_sent) as response:
+        if not call.parsed.request.streamed:
+            call.answer = await upstream.answer(response)
+            call.accepted = True
+            call.meter.see_answer(call.answer)
+            return
+        async for chunk in upstream.chunks(response):
+            call.meter.see_chunk(chunk)
+            if not call.accepted:
+                call.accepted = True
+                call.first_token_ms = call.elapsed_ms
+                await call.exchange.start_stream(call.lease.headers)
+            if chunk["choices"]:
+                await call.exchange.send_frame(_frame(call, chunk["choices"]))
+    if not call.meter.finished:
+        raise BackendFailed(f"{target.backend}: the stream ended without a finish")
+
+
+def record_of(call: Call, outcome: Outcome) -> Record:
+    """The usage record of an ended call."""
+    assert call.target is not None  # noqa: S101  # It was sent somewhere, else it would be free.
+    usage = call.meter.usage() if outcome is Outcome.COMPLETED else call.meter.so_far()
+    exact = usage is call.meter.reported
+    charge, clamped = charge_within(call.held, call.price, usage)
+    return Record(
+        id=call.id,
+        account_id=call.key.account_id,
+        api_key_id=call.key.key_id,
+        model_id=call.model.id,
+        price_version_id=call.price.version_id,
+        backend=call.target.backend,
+        attempt=call.attempt,
+        streamed=call.parsed.request.streamed,
+        outcome=outcome,
+        source=Source.BACKEND if exact else Source.ESTIMATED,
+        finish_reason=call.meter.finish_reason,
+        admitted_at=call.admitted_at,
+        first_token_ms=call.first_token_ms,
+        duration_ms=call.elapsed_ms,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        held=call.held,
+        charge=charge,
+        clamped=clamped,
+    )
+
+
+async def finish(call: Call, outcome: Outcome, *, durable: bool) -> HttpResponse | None:
+    """The last bytes, after the record: the usage and [DONE], the JSON answer, or what went wrong."""
+    if call.exchange.streaming:
+        await call.exchange.send_frame(_last_frames(call, outcome, durable=durable), last=True)
+        return None
+    if call.exchange.closed:
+        return None
+    if outcome is not Outcome.COMPLETED or not durable or call.answer is None:
+        raise _broken(outcome, durable=durable)
+    body = _body(call, "chat.completion", call.answer["choices"]) | {"usage": usage_object(call.meter.usage())}
+    return HttpResponse(msgspec.json.encode(body), content_type="application/json", headers=call.lease.headers)
+
+
+def _last_frames(call: Call, outcome: Outcome, *, durable: bool) -> bytes:
+    if outcome is not Outcome.COMPLETED or not durable:
+        return b"data: " + envelope(_broken(outcome, durable=durable)) + b"\n\ndata: [DONE]\n\n"
+    if not call.parsed.request.wants_usage:
+        return b"data: [DONE]\n\n"
+    body = _body(call, "chat.completion.chunk", []) | {"usage": usage_object(call.meter.usage())}
+    return b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
+
+
+def _broken(outcome: Outcome, *, durable: bool) -> GatewayError:
+    """A repeat would be a second call with a second charge, so clients are told not to make it by themselves."""
+    if not durable:
+        return Unavailable("The answer is complete, but could not be recorded in time.", retryable=False)
+    if outcome is Outcome.SERVER_STOPPED:
+        return Unavailable("This server is being restarted; the answer ends here.", retryable=False)
+    return Unavailable("The model's backend failed; the answer ends here.", retryable=False)
+
+
+def _frame(call: Call, choices: list[dict[str, Any]]) -> bytes:
+    body = _body(call, "chat.completion.chunk", choices)
+    if call.parsed.request.wants_usage:
+        body["usage"] = None
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def _body(call: Call, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{call.id.hex}",
+        "object": kind,
+        "created": int(call.admitted_at.timestamp()),
+        "model": call.model.public_id,
+        "choices": choices,
+    }

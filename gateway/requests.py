@@ -1,0 +1,173 @@
+"""The body of a call, from bytes to a typed request.
+
+Documented parameters are checked against their bounds and get their defaults; everything else of the OpenAI schema is
+passed on as it came. One function, `parse`, maps every fault of a body to a 400.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gateway.errors import InvalidRequest
+
+# Larger bodies are parsed in a thread, so that they do not hold up everybody else's streams.
+INLINE_BYTES = 128 * 1024
+# An array of a million empty objects takes 60 times its size in memory, so elements are bounded too.
+ELEMENT_LIMIT = 1_000_000
+DEPTH_LIMIT = 200
+
+# Parameters with which a customer could steer a backend's scheduling, memory, templates or cost past what was held.
+WITHHELD = frozenset(
+    {
+        "add_generation_prompt", "allowed_token_ids", "best_of", "cache_salt", "chat_template",
+        "continue_final_message", "echo", "kv_transfer_params", "length_penalty", "lora", "lora_path",
+        "mm_processor_kwargs", "priority", "prompt_embeds", "prompt_logprobs", "request_id", "return_token_ids",
+        "return_tokens_as_token_ids", "use_beam_search", "vllm_xargs",
+    }
+)  # fmt: skip
+
+Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Message(Struct):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class ChatCompletionRequest(Struct):
+    """The documented parameters. `null` means absent, whatever the parameter."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    n: Annotated[int, Meta(ge=1, le=16)] | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def output_limit(self) -> int:
+        """The most tokens of one choice."""
+        return self.max_completion_tokens or self.max_tokens or DEFAULTS["max_tokens"]
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def streamed(self) -> bool:
+        return bool(self.stream)
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+DEFAULTS: dict[str, Any] = {"max_tokens": 1024, "temperature": 0.7, "top_p": 1.0, "presence_penalty": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """The typed request, and all of its fields as they came.
+
+    `prompt_bytes` is everything that a backend could put into the prompt, as JSON; `text_bytes` only what surely is in
+    it: the texts and the tools.
+    """
+
+    request: ChatCompletionRequest
+    fields: dict[str, Any]
+    prompt_bytes: int
+    text_bytes: int
+
+
+async def parse(body: bytes) -> Parsed:
+    """Raises InvalidRequest, and nothing else."""
+    if len(body) <= INLINE_BYTES:
+        return _parse(body)
+    return await asyncio.to_thread(_parse, body)
+
+
+def _parse(body: bytes) -> Parsed:
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > ELEMENT_LIMIT:
+        raise InvalidRequest("The request body has too many elements.")
+    try:
+        fields = msgspec.json.decode(body)
+        if not isinstance(fields, dict):
+            raise InvalidRequest("The request body must be a JSON object.")
+        request = msgspec.convert(fields, ChatCompletionRequest)
+        if b"\\u0000" in body and "\0" in "".join(_texts(fields, DEPTH_LIMIT)):
+            raise InvalidRequest("The request body holds the character \\u0000, which no model reads.")
+        # Everything that a backend may put into the prompt. Encoding it also proves that it can be passed on.
+        prompt_bytes = len(msgspec.json.encode({name: fields[name] for name in fields if name not in WITHHELD}))
+        text_bytes = len(msgspec.json.encode(fields["tools"])) if fields.get("tools") else 0
+        text_bytes += sum(_text_bytes(message) for message in request.messages)
+    except msgspec.ValidationError as fault:
+        raise _explained(str(fault)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        raise InvalidRequest("The request body is not valid JSON in UTF-8.") from None
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+    return Parsed(request, fields, prompt_bytes, text_bytes)
+
+
+def forwarded(parsed: Parsed, *, backend_model: str) -> dict[str, Any]:
+    """What goes to the backend: the customer's fields, our defaults, and always a question for the usage."""
+    request = parsed.request
+    body = {name: value for name, value in parsed.fields.items() if value is not None and name not in WITHHELD}
+    for name, value in DEFAULTS.items():
+        body.setdefault(name, value)
+    body.pop("max_completion_tokens", None)
+    body |= {"model": backend_model, "max_tokens": request.output_limit, "stream": request.streamed}
+    body.pop("stream_options", None)
+    if request.streamed:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _explained(fault: str) -> InvalidRequest:
+    """msgspec says: Expected `int` >= 1 - at `$.max_tokens`. Customers get the parameter's name."""
+    match = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", fault, flags=re.DOTALL)
+    reason, path = (match[1], match[2]) if match else (fault, None)
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", reason)
+    if missing:
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        reason = "This parameter is required."
+    param = path.replace("[...]", "[]") if path else None
+    return InvalidRequest(f"Invalid `{param}`: {reason}" if param else reason, param=param)
+
+
+def _text_bytes(message: Message) -> int:
+    if isinstance(message.content, list):
+        texts = [part["text"] for part in message.content if isinstance(part.get("text"), str)]
+        return sum(len(text.encode()) for text in texts)
+    return len((message.content or "").encode())
+
+
+def _texts(value: Any, depth: int) -> list[str]:
+    """Every string inside a decoded value."""
+    if depth == 0:
+        raise RecursionError
+    match value:
+        case str():
+            return [value]
+        case list():
+            return [text for item in value for text in _texts(item, depth - 1)]
+        case dict():
+            return [text for item in value.items() for part in item for text in _texts(part, depth - 1)]
+        case _:
+            return []

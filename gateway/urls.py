@@ -1,0 +1,11 @@
+"""The road of /v1. A trailing slash is served like none, never redirected: clients repeat a redirected POST as GET."""
+
+from django.urls import path
+
+from gateway import views
+
+urlpatterns = [
+    path("v1/models", views.ModelListView.as_view()),
+    path("v1/models/<path:model_id>", views.ModelView.as_view()),
+    path("v1/chat/completions", views.ChatCompletionsView.as_view()),
+]

@@ -1,0 +1,105 @@
+"""The URLs of /v1. DRF's view, without its synchronous middle: a view authenticates, reads, calls the domain once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from django.http import HttpResponse
+from rest_framework.views import APIView
+
+from billing import money
+from billing.pricing import Price
+from gateway import calls, directory, errors, requests
+from gateway.directory import Model
+from gateway.errors import MethodNotAllowed, ModelNotFound
+from gateway.exchange import Exchange
+from gateway.process import GatewayProcess
+
+
+class GatewayView(APIView):
+    """Every view wants a key unless it says that it is public. Returns None where all was sent already."""
+
+    public = False
+    request: Exchange  # type: ignore[assignment]  # DRF wraps Django's request; the lean path has no need to.
+
+    @property
+    def process(self) -> GatewayProcess:
+        return self.request.process
+
+    async def dispatch(  # type: ignore[override]  # DRF dispatches synchronously.
+        self, request: Exchange, *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
+        try:
+            handler = getattr(self, (request.method or "").lower(), None)
+            if handler is None or request.method not in self.allowed_methods:
+                raise MethodNotAllowed("This URL does not know that method.")
+            if not self.public:
+                request.key = await self.process.keys.authenticate(request.META.get("HTTP_AUTHORIZATION", ""))
+            response: HttpResponse | None = await handler(request, *args, **kwargs)
+        except Exception as error:
+            return self.handle_exception(error)
+        return response
+
+    def handle_exception(self, error: Exception) -> HttpResponse:  # type: ignore[override]
+        refusal = errors.translate(error, request_id=self.request.id)
+        if isinstance(refusal, MethodNotAllowed):
+            refusal.headers["Allow"] = ", ".join(self.allowed_methods)
+        account = self.request.key.account_id if self.request.key else None
+        self.process.refusals[account, refusal.status_code, refusal.code] += 1
+        return errors.response_to(refusal)
+
+    async def options(self, request: Exchange, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+        return HttpResponse(status=204, headers={"Allow": ", ".join(self.allowed_methods)})
+
+
+class ModelListView(GatewayView):
+    public = True
+
+    async def get(self, request: Exchange) -> HttpResponse:
+        models = [_entry(*sold) for sold in self.process.directory.on_sale(directory.now())]
+        return _json({"object": "list", "data": models})
+
+
+class ModelView(GatewayView):
+    public = True
+
+    async def get(self, request: Exchange, model_id: str) -> HttpResponse:
+        for model, price in self.process.directory.on_sale(directory.now()):
+            if model.public_id == model_id:
+                return _json(_entry(model, price))
+        raise ModelNotFound(f"The model `{model_id[:100]}` does not exist. GET /v1/models lists those that do.")
+
+
+class ChatCompletionsView(GatewayView):
+    async def post(self, request: Exchange) -> HttpResponse | None:
+        assert request.key is not None  # noqa: S101  # dispatch authenticated.
+        parsed = await requests.parse(await request.read_body())
+        return await calls.serve(self.process, request, request.key, parsed)
+
+
+def _entry(model: Model, price: Price) -> dict[str, Any]:
+    """OpenAI's model object, and what a buyer wants to know: prices are USD per million tokens."""
+    rates = price.rates(0)
+    return {
+        "id": model.public_id,
+        "object": "model",
+        "created": int(model.created_at.timestamp()),
+        "owned_by": model.family,
+        "name": model.name,
+        "family": model.family,
+        "type": model.type,
+        "context": model.context_tokens,
+        "max_output": model.max_output_tokens,
+        "prices": {
+            "currency": "USD",
+            "per_tokens": 1_000_000,
+            "input": money.usd_per_million(rates.input),
+            "cached_input": money.usd_per_million(rates.cached_input),
+            "output": money.usd_per_million(rates.output),
+        },
+    }
+
+
+def _json(body: dict[str, Any]) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(body), content_type="application/json")
