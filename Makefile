@@ -1,0 +1,26 @@
+# The commands to remember. Each is a thin call of flint/sandbox, which also works without make:
+#   python3 -m flint.sandbox run
+PYTHON ?= python3
+LOCK = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+
+.PHONY: run test lint reset setup lock
+
+run: # The whole product on this machine: PORT=8000 FLINT_DATA=.flint
+	@$(PYTHON) -m flint.sandbox run
+
+test: # The tests: ARGS="-k ledger -x"
+	@$(PYTHON) -m flint.sandbox test $(ARGS)
+
+lint: # Every static check.
+	@$(PYTHON) -m flint.sandbox lint
+
+reset: # Delete the data folder.
+	@$(PYTHON) -m flint.sandbox reset
+
+setup: # The virtual environment for development, and nothing else.
+	@$(PYTHON) -m flint.sandbox setup
+
+lock: setup # Compile the locked requirements after a change in pyproject.toml.
+	$(LOCK) -o requirements.txt
+	$(LOCK) --extra sandbox -c requirements.txt -o requirements-sandbox.txt
+	$(LOCK) --extra sandbox --extra dev -c requirements-sandbox.txt -o requirements-dev.txt
