@@ -61,8 +61,9 @@ if PRODUCTION:
         env.fault("FLINT_DATA belongs to the sandbox, but FLINT_ENV is production. Unset FLINT_DATA.")
     if SECRET_KEY and (len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 12):
         env.fault("SECRET_KEY is weak: it must have at least 50 characters, 12 of them different.")
-    if SECRET_KEY and read_file(BASE_DIR / ".flint" / "sandbox.env").get("SECRET_KEY") == SECRET_KEY:
-        env.fault("SECRET_KEY is the one of the sandbox in this folder. Make a new one for production.")
+    for _name, _value in read_file(BASE_DIR / ".flint" / "sandbox.env").items():
+        if os.environ.get(_name) == _value and _name != "SITE_URL":
+            env.fault(f"{_name} is the one of the sandbox in this folder. Production needs its own.")
     if SITE_URL and _site.scheme != "https":
         env.fault(f"SITE_URL is {SITE_URL!r}, but production is served over https.")
     if "*" in ALLOWED_HOSTS:
