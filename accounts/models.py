@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models
-from django.db.models.functions import Lower
+from django.db.models.functions import Upper
 
 
 class UserManager(BaseUserManager["User"]):
@@ -38,7 +38,7 @@ class User(AbstractUser):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                Lower("email"),
+                Upper("email"),  # Upper, because that is how Django's iexact asks: lookups use this index.
                 name="user_email_unique",
                 violation_error_message="There is already a user with this e-mail address.",
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 
 from accounts.models import Account, Membership, Tier, User
 
 STANDARD_TIER = "Standard"
+NAME_LENGTH = 100
 
 
 class EmailTaken(Exception):
@@ -17,6 +17,10 @@ class EmailTaken(Exception):
 
 class InvalidEmail(Exception):
     """The text is not an e-mail address."""
+
+
+class InvalidName(Exception):
+    """The name of an account has at most 100 characters."""
 
 
 class UnknownTier(Exception):
@@ -30,12 +34,14 @@ class AccountNotFound(Exception):
 def create_account(*, email: str, password: str | None = None, name: str = "", tier: str = STANDARD_TIER) -> Account:
     """Create a user with an account of its own. Without a password the user cannot sign in until one is set.
 
-    Raises InvalidEmail, EmailTaken, UnknownTier.
+    Raises InvalidEmail, InvalidName, EmailTaken, UnknownTier.
     """
     try:
-        validate_email(email)
+        User._meta.get_field("email").clean(email, None)
     except ValidationError as fault:
-        raise InvalidEmail(f"{email!r} is not an e-mail address.") from fault
+        raise InvalidEmail(f"{email!r} is not an e-mail address that can be used.") from fault
+    if len(name) > NAME_LENGTH:
+        raise InvalidName(f"The name of an account has at most {NAME_LENGTH} characters.")
     tier_row = Tier.objects.filter(name__iexact=tier).first()
     if tier_row is None:
         known = ", ".join(Tier.objects.order_by("name").values_list("name", flat=True))
@@ -43,7 +49,7 @@ def create_account(*, email: str, password: str | None = None, name: str = "", t
     try:
         with transaction.atomic():
             user = User.objects.create_user(email, password)
-            account = Account.objects.create(name=name or email, tier=tier_row)
+            account = Account.objects.create(name=name or email[:NAME_LENGTH], tier=tier_row)
             Membership.objects.create(account=account, user=user, role=Membership.Role.OWNER)
     except IntegrityError as fault:
         if "user_email_unique" in str(fault):

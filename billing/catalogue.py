@@ -1,4 +1,4 @@
-"""The catalogue that a new installation starts with: `catalogue.json`, 16 models in 6 families.
+"""The catalogue of models, and what a new installation starts with: `catalogue.json`, 16 models in 6 families.
 
 Prices there are USD per million tokens as decimal strings; `cached_input` null means that cached tokens cost the
 input price. Loading adds what is missing and changes nothing that is there: from then on operators own it.
@@ -7,6 +7,7 @@ input price. Loading adds what is missing and changes nothing that is there: fro
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,21 @@ from billing import money, pricing
 from billing.models import LanguageModel
 
 _FILE = Path(__file__).with_name("catalogue.json")
+
+
+class UnknownModels(Exception):
+    """The catalogue lacks a model of this id."""
+
+
+def find(public_ids: Iterable[str]) -> list[LanguageModel]:
+    """The models of these ids, in no order. Raises UnknownModels, which names all that are missing."""
+    wanted = set(public_ids)
+    models = list(LanguageModel.objects.filter(public_id__in=wanted))
+    unknown = wanted - {model.public_id for model in models}
+    if unknown:
+        known = LanguageModel.objects.order_by("public_id").values_list("public_id", flat=True)
+        raise UnknownModels(f"Unknown models: {', '.join(sorted(unknown))}. The catalogue has: {', '.join(known)}.")
+    return models
 
 
 def load(*, now: datetime) -> int:

@@ -6,7 +6,6 @@ name, and in which order of preference.
 
 from __future__ import annotations
 
-from django.core.validators import URLValidator
 from django.db import models
 
 from billing.models import LanguageModel
@@ -15,9 +14,7 @@ from billing.models import LanguageModel
 class Backend(models.Model):
     name = models.CharField(max_length=100, unique=True)
     base_url = models.CharField(
-        max_length=500,
-        validators=[URLValidator(schemes=["http", "https"])],
-        help_text="Up to and with /v1, as an OpenAI client would be given it.",
+        max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it."
     )
     credential = models.BinaryField(null=True, editable=False, help_text="Encrypted; see gateway.credentials.")
     enabled = models.BooleanField(default=True)

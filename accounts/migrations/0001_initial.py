@@ -76,7 +76,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='user',
-            constraint=models.UniqueConstraint(django.db.models.functions.text.Lower('email'), name='user_email_unique', violation_error_message='There is already a user with this e-mail address.'),
+            constraint=models.UniqueConstraint(django.db.models.functions.text.Upper('email'), name='user_email_unique', violation_error_message='There is already a user with this e-mail address.'),
         ),
         migrations.AddConstraint(
             model_name='membership',

@@ -1,0 +1,107 @@
+"""What operators decide about backends: their address, their credential, and the models they serve.
+
+A stored credential belongs to the address it was entered for. It is never sent anywhere else, so whoever changes the
+address enters the credential again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from django.db import transaction
+
+from billing import catalogue
+from gateway import credentials
+from gateway.models import Backend, Route
+
+NAME_LENGTH = 100
+ADDRESS_LENGTH = 500
+BACKEND_MODEL_LENGTH = 200
+CREDENTIAL_LENGTH = 4096
+_HOST = re.compile(r"[a-z0-9._:-]+")  # A name, also one without a dot as containers have, or an IP address.
+_VISIBLE = re.compile(r"[!-~]+")
+
+
+class InvalidBackend(Exception):
+    """The name, the address or the list of models cannot be used."""
+
+
+class CredentialNeeded(Exception):
+    """The address changes, so the stored credential must not be used there."""
+
+
+def save(*, name: str, base_url: str, credential: str | None, models: Mapping[str, str]) -> Backend:
+    """Create the backend of this name or change it, so that it serves exactly `models` (public id -> its own name).
+
+    Routes that stay keep their priority and weight. `credential` is as for `readdress`. Raises InvalidBackend,
+    CredentialNeeded, catalogue.UnknownModels; then nothing has changed.
+    """
+    name = name.strip()
+    if not 1 <= len(name) <= NAME_LENGTH:
+        raise InvalidBackend(f"A backend needs a name of 1 to {NAME_LENGTH} characters.")
+    if not models:
+        raise InvalidBackend("A backend serves at least one model.")
+    if any(not 1 <= len(backend_model) <= BACKEND_MODEL_LENGTH for backend_model in models.values()):
+        raise InvalidBackend(f"The backend's own name of a model has 1 to {BACKEND_MODEL_LENGTH} characters.")
+    base_url = checked_address(base_url)
+    with transaction.atomic():
+        backend, _ = Backend.objects.get_or_create(name=name, defaults={"base_url": base_url})
+        backend = Backend.objects.select_for_update(no_key=True).get(pk=backend.pk)
+        readdress(backend, base_url=base_url, credential=credential)
+        backend.save(update_fields=["base_url", "credential"])
+        _serve(backend, models)
+    return backend
+
+
+def readdress(backend: Backend, *, base_url: str, credential: str | None) -> None:
+    """Set the address and the credential together; saving is the caller's.
+
+    `credential` None keeps the stored one, which only the same address allows; empty means that the backend needs
+    none. Raises InvalidBackend, CredentialNeeded.
+    """
+    base_url = checked_address(base_url)
+    if credential is None and backend.credential and base_url != backend.base_url:
+        raise CredentialNeeded(
+            "The address changes, and the stored API key is never sent to another address: enter the API key again."
+        )
+    if credential is not None:
+        backend.credential = credentials.encrypt(_checked_credential(credential)) if credential else None
+    backend.base_url = base_url
+
+
+def checked_address(base_url: str) -> str:
+    """The address as it is stored, without a slash at its end. Raises InvalidBackend."""
+    base_url = base_url.strip().rstrip("/")
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in {"http", "https"} and _HOST.fullmatch(parts.hostname or "") and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not _VISIBLE.fullmatch(base_url):
+        raise InvalidBackend("The address must look like https://host:port/v1.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise InvalidBackend("The address must hold no user, password, query or fragment. The API key is given apart.")
+    if len(base_url) > ADDRESS_LENGTH:
+        raise InvalidBackend(f"The address has at most {ADDRESS_LENGTH} characters.")
+    return base_url
+
+
+def _checked_credential(credential: str) -> str:
+    """An HTTP header carries it, so it is visible ASCII."""
+    if len(credential) > CREDENTIAL_LENGTH or not _VISIBLE.fullmatch(credential):
+        raise InvalidBackend(f"An API key has at most {CREDENTIAL_LENGTH} ASCII characters and no spaces.")
+    return credential
+
+
+def _serve(backend: Backend, models: Mapping[str, str]) -> None:
+    """Make the routes of the backend exactly these."""
+    found = catalogue.find(models)
+    backend.routes.exclude(model__in=found).delete()
+    Route.objects.bulk_create(
+        [Route(backend=backend, model=model, backend_model=models[model.public_id]) for model in found],
+        update_conflicts=True,
+        unique_fields=["model", "backend"],
+        update_fields=["backend_model"],
+    )
