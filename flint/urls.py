@@ -1,9 +1,17 @@
 """Which app answers which prefix. /v1 never comes here: flint/asgi.py gives it to the gateway."""
 
+from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import include, path
 
+admin.site.site_header = "Flint"
+admin.site.site_title = "Flint"
+admin.site.index_title = "Operations"
+# Staff sign in where everybody does, behind the same rate limits.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
+
 urlpatterns = [
+    path("", include("billing.urls")),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
 ]

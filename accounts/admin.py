@@ -1,0 +1,122 @@
+"""Staff's view of people and accounts. Accounts are made by `registration`, never here, and never deleted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import cast
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.db.models import QuerySet
+from django.forms import Field
+from django.http import HttpRequest
+
+from accounts.models import Account, Membership, Tier, User
+
+
+class NewUserForm(AdminUserCreationForm):
+    class Meta:
+        model = User
+        fields = ["email"]
+        field_classes: dict[str, type[Field]] = {}
+
+
+class UserForm(UserChangeForm):
+    class Meta:
+        model = User
+        fields = "__all__"
+        field_classes: dict[str, type[Field]] = {}
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin):
+    form = UserForm
+    add_form = NewUserForm
+    fieldsets = [
+        (None, {"fields": ["email", "password"]}),
+        ("Name", {"fields": ["first_name", "last_name"]}),
+        ("Permissions", {"fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"]}),
+        ("Dates", {"fields": ["last_login", "date_joined"]}),
+    ]
+    add_fieldsets = [(None, {"classes": ["wide"], "fields": ["email", "usable_password", "password1", "password2"]})]
+    readonly_fields = ["last_login", "date_joined"]
+    list_display = ["email", "first_name", "last_name", "is_active", "is_staff", "last_login"]
+    search_fields = ["email", "first_name", "last_name"]
+    ordering = ["email"]
+    show_full_result_count = False
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        # Their name stays on what they did; take away `active` instead.
+        return False
+
+
+@admin.register(Tier)
+class TierAdmin(admin.ModelAdmin):
+    list_display = ["name", "requests_per_minute", "tokens_per_minute", "concurrent_requests"]
+    search_fields = ["name"]
+    ordering = ["name"]
+
+
+@admin.register(Membership)
+class MembershipAdmin(admin.ModelAdmin):
+    list_display = ["user", "account", "role"]
+    list_filter = ["role"]
+    list_select_related = ["user", "account"]
+    search_fields = ["user__email", "account__name"]
+    autocomplete_fields = ["user", "account"]
+    ordering = ["-id"]
+    show_full_result_count = False
+
+
+class MembershipInline(admin.TabularInline):
+    """To look at only: a field to choose a user would run a query for every row."""
+
+    model = Membership
+    fields = ["user", "role"]
+    readonly_fields = ["user", "role"]
+    can_delete = False
+    show_change_link = True
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Membership]:
+        return super().get_queryset(request).select_related("user", "account")
+
+    def has_add_permission(self, request: HttpRequest, obj: Account | None = None) -> bool:
+        return False
+
+
+@admin.register(Account)
+class AccountAdmin(admin.ModelAdmin):
+    list_display = ["name", "id", "tier", "created_at", "disabled_at"]
+    list_filter = ["tier", ("disabled_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["tier"]
+    search_fields = ["name", "memberships__user__email"]
+    search_help_text = "Name of the account, or the e-mail address of a member."
+    ordering = ["-id"]
+    show_full_result_count = False
+    fields = ["name", "tier", "created_at", "disabled_at"]
+    readonly_fields = ["created_at", "disabled_at"]
+    inlines = [MembershipInline]
+    actions = ["disable", "enable"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Account | None = None) -> bool:
+        return False
+
+    @admin.action(description="Disable: refuse their calls with 403", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
+        self._set_disabled(request, queryset.filter(disabled_at=None), datetime.now(UTC))
+
+    @admin.action(description="Enable again", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
+        self._set_disabled(request, queryset.exclude(disabled_at=None), None)
+
+    def _set_disabled(self, request: HttpRequest, queryset: QuerySet[Account], at: datetime | None) -> None:
+        word = "Enabled" if at is None else "Disabled"
+        chosen = list(queryset)
+        Account.objects.filter(pk__in=[account.pk for account in chosen]).update(disabled_at=at)
+        LogEntry.objects.log_actions(cast(User, request.user).pk, chosen, CHANGE, f"{word}.")
+        messages.success(request, f"{word}: {len(chosen)}.")

@@ -1,0 +1,60 @@
+"""Staff's view of keys: find, disable, revoke. Keys are made where their owner can see the secret, never here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import cast
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from accounts.models import User
+from apikeys import keys
+from apikeys.models import ApiKey
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(admin.ModelAdmin):
+    list_display = ["display", "name", "account", "created_at", "expires_at", "disabled_at", "revoked_at"]
+    list_filter = [("disabled_at", admin.EmptyFieldListFilter), ("revoked_at", admin.EmptyFieldListFilter)]
+    list_select_related = ["account"]
+    search_fields = ["display", "name", "account__name", "account__memberships__user__email"]
+    search_help_text = "Shown form of the key, its name, its account, or the e-mail address of a member."
+    ordering = ["-id"]
+    show_full_result_count = False
+    fields = ["display", "name", "account", "created_at", "created_by", "expires_at", "disabled_at", "revoked_at"]
+    readonly_fields = ["display", "name", "account", "created_at", "created_by", "disabled_at", "revoked_at"]
+    actions = ["disable", "enable", "revoke"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        return False
+
+    @admin.action(description="Disable: refuse with 403 until enabled again", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        self._set_disabled(request, queryset.filter(disabled_at=None, revoked_at=None), datetime.now(UTC))
+
+    @admin.action(description="Enable again", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        self._set_disabled(request, queryset.filter(revoked_at=None).exclude(disabled_at=None), None)
+
+    @admin.action(description="Revoke for ever: refuse with 401", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        now = datetime.now(UTC)
+        chosen = list(queryset.filter(revoked_at=None))
+        for key in chosen:
+            keys.revoke(key=key, now=now)
+        self._tell(request, chosen, "Revoked")
+
+    def _set_disabled(self, request: HttpRequest, queryset: QuerySet[ApiKey], at: datetime | None) -> None:
+        chosen = list(queryset)
+        ApiKey.objects.filter(pk__in=[key.pk for key in chosen]).update(disabled_at=at)
+        self._tell(request, chosen, "Enabled" if at is None else "Disabled")
+
+    def _tell(self, request: HttpRequest, chosen: list[ApiKey], word: str) -> None:
+        LogEntry.objects.log_actions(cast(User, request.user).pk, chosen, CHANGE, f"{word}.")
+        messages.success(request, f"{word}: {len(chosen)}.")

@@ -1,0 +1,1 @@
+"""How dates look: sortable, to the second, in UTC."""

@@ -1,0 +1,90 @@
+"""Staff's view of backends. A credential goes in and never comes out, and stays with the address it was entered for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from gateway import backends
+from gateway.models import Backend, Route
+
+
+class BackendForm(forms.ModelForm):
+    # Not the model's own field, so that address and credential reach the instance only together, by `readdress`.
+    address = forms.CharField(
+        max_length=backends.ADDRESS_LENGTH,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        help_text="Up to and with /v1, as an OpenAI client would be given it. If it changes, enter the API key again.",
+    )
+    api_key = forms.CharField(
+        required=False,
+        label="API key",
+        widget=forms.PasswordInput(attrs={"class": "vTextField", "autocomplete": "off"}),
+        help_text="Stored encrypted and never shown. Empty keeps the stored one.",
+    )
+    without_api_key = forms.BooleanField(
+        required=False, label="No API key", help_text="The backend needs none; a stored one is dropped."
+    )
+
+    class Meta:
+        model = Backend
+        fields = ["name", "enabled"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial.setdefault("address", self.instance.base_url)
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or self.cleaned_data
+        if given.get("api_key") and given.get("without_api_key"):
+            self.add_error("without_api_key", "Enter an API key or say that there is none, not both.")
+        elif "address" in given:
+            credential = "" if given.get("without_api_key") else given.get("api_key") or None
+            try:
+                backends.readdress(self.instance, base_url=given["address"], credential=credential)
+            except backends.CredentialNeeded as refusal:
+                self.add_error("api_key", str(refusal))
+            except backends.InvalidBackend as refusal:
+                self.add_error(None, str(refusal))
+        return given
+
+
+@admin.register(Backend)
+class BackendAdmin(admin.ModelAdmin):
+    form = BackendForm
+    list_display = ["name", "base_url", "has_api_key", "enabled", "created_at"]
+    list_filter = ["enabled"]
+    search_fields = ["name", "base_url"]
+    ordering = ["name"]
+    readonly_fields = ["has_api_key", "served_models"]
+
+    def get_fields(self, request: HttpRequest, obj: Backend | None = None) -> Any:
+        if obj is not None and not self.has_change_permission(request, obj):
+            return ["name", "base_url", "has_api_key", "enabled", "served_models"]
+        return ["name", "address", "has_api_key", "api_key", "without_api_key", "enabled", "served_models"]
+
+    @admin.display(boolean=True, description="API key stored")
+    def has_api_key(self, backend: Backend) -> bool:
+        return bool(backend.credential)
+
+    @admin.display(description="models")
+    def served_models(self, backend: Backend) -> SafeString:
+        routes = f"{reverse('admin:gateway_route_changelist')}?backend__id__exact={backend.pk}"
+        return format_html('<a href="{}">{} routes</a>', routes, backend.routes.count())
+
+
+@admin.register(Route)
+class RouteAdmin(admin.ModelAdmin):
+    list_display = ["model", "backend", "backend_model", "priority", "weight", "enabled"]
+    list_editable = ["priority", "weight", "enabled"]
+    list_filter = ["backend", "enabled"]
+    list_select_related = ["model", "backend"]
+    search_fields = ["model__public_id", "backend__name", "backend_model"]
+    autocomplete_fields = ["model", "backend"]
+    ordering = ["model__public_id", "priority", "id"]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.urls import reverse
+
+from gateway import backends, credentials
+from gateway.models import Backend
+from tests import factories, people
+
+pytestmark = pytest.mark.django_db
+
+HERE = "https://inference.example.test/v1"
+ELSEWHERE = "https://elsewhere.example.test/v1"
+
+
+def stored() -> Backend:
+    return backends.save(name=factories.unique("gpu"), base_url=HERE, credential="sk-secret", models={"glm-5": "glm-5"})
+
+
+def post(backend: Backend, **changes: Any) -> str:
+    given = {"name": backend.name, "address": HERE, "api_key": "", "enabled": "on", **changes}
+    response = people.superuser().post(reverse("admin:gateway_backend_change", args=[backend.pk]), given)
+    backend.refresh_from_db()
+    return response.content.decode()
+
+
+def credential_of(backend: Backend) -> str | None:
+    return credentials.decrypt(bytes(backend.credential)) if backend.credential else None
+
+
+def test_the_credential_is_never_shown() -> None:
+    backend = stored()
+
+    content = people.superuser().get(reverse("admin:gateway_backend_change", args=[backend.pk])).content.decode()
+
+    assert HERE in content
+    assert "sk-secret" not in content
+    assert bytes(backend.credential or b"").decode() not in content
+
+
+def test_a_wrong_form_does_not_show_the_credential_that_was_typed() -> None:
+    assert "sk-typed" not in post(stored(), name="", api_key="sk-typed")
+
+
+def test_saving_without_it_keeps_it() -> None:
+    backend = stored()
+
+    post(backend, enabled="")
+
+    assert backend.enabled is False
+    assert credential_of(backend) == "sk-secret"
+
+
+def test_another_address_needs_it_again() -> None:
+    backend = stored()
+
+    content = post(backend, address=ELSEWHERE)
+
+    assert "never sent to another address" in content
+    assert (backend.base_url, credential_of(backend)) == (HERE, "sk-secret")
+
+
+def test_another_address_with_its_own_credential() -> None:
+    backend = stored()
+
+    post(backend, address=ELSEWHERE, api_key="sk-other")
+
+    assert (backend.base_url, credential_of(backend)) == (ELSEWHERE, "sk-other")
+
+
+def test_a_backend_may_need_none() -> None:
+    backend = stored()
+
+    post(backend, address=ELSEWHERE, without_api_key="on")
+
+    assert (backend.base_url, backend.credential) == (ELSEWHERE, None)
+
+
+def test_a_credential_and_none_is_a_contradiction() -> None:
+    backend = stored()
+
+    assert "not both" in post(backend, api_key="sk-other", without_api_key="on")
+    assert credential_of(backend) == "sk-secret"
+
+
+def test_what_is_no_address_is_told() -> None:
+    assert "must look like https://host:port/v1" in post(stored(), address="nowhere")
+
+
+def test_a_backend_is_added() -> None:
+    name = factories.unique("gpu")
+
+    people.superuser().post(
+        reverse("admin:gateway_backend_add"), {"name": name, "address": HERE, "api_key": "sk-new", "enabled": "on"}
+    )
+
+    backend = Backend.objects.get(name=name)
+    assert (backend.base_url, credential_of(backend)) == (HERE, "sk-new")

@@ -1,0 +1,183 @@
+"""Every page of the admin: it answers for staff alone, runs no query per row, and money cannot be changed there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Permission
+from django.db import connection, models
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from accounts.models import Account, Membership, Tier, User
+from apikeys.models import ApiKey
+from billing import ledger
+from billing.models import (
+    BooksCheck,
+    CreditLot,
+    GatewayProcess,
+    Hold,
+    LanguageModel,
+    LateUsageRecord,
+    PriceVersion,
+    RefusedCalls,
+    ReleasedHolds,
+    Transfer,
+    UsageHour,
+    UsageRecord,
+    Wallet,
+)
+from gateway import backends
+from gateway.models import Backend, Route
+from tests import factories, people
+
+pytestmark = pytest.mark.django_db
+
+MONEY = [
+    Wallet, Transfer, CreditLot, BooksCheck,
+    UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
+]  # fmt: skip
+OURS = [*MONEY, LanguageModel, PriceVersion, Backend, Route, ApiKey, User, Account, Membership, Tier]
+
+
+def page(model: type[models.Model], name: str = "changelist", *arguments: object) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_{name}", args=arguments)
+
+
+def one_of_each() -> Account:
+    """A customer with a row in every table."""
+    account, _ = people.customer("alice")
+    ApiKey.objects.create(account=account, name="laptop", digest=uuid4().bytes * 2, display="tk-abcd...wxyz")
+    factories.credit(account, 1_000)
+    call = factories.recorded(account, 7)
+    ledger.settle(account_id=account.pk)
+    factories.recorded(account, 5)
+    now = datetime.now(UTC)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    BooksCheck.objects.create(wallet=account.wallet, seq=0, balance=0)
+    LateUsageRecord.objects.create(id=call.id, account=account, record={})
+    ReleasedHolds.objects.create(account=account, hour=hour, reason="failed", calls=1)
+    RefusedCalls.objects.create(account=account, hour=hour, status=402, code="insufficient_balance", calls=1)
+    GatewayProcess.objects.create(boot=uuid4(), host="host", pid=1)
+    model = factories.language_model()
+    factories.price(model)
+    factories.price(factories.language_model(), account=account, by=account.users.get())
+    name = factories.unique("gpu")
+    backends.save(name=name, base_url="http://gpu/v1", credential="sk-secret", models={model.public_id: "x"})
+    Tier.objects.create(name=name, requests_per_minute=1, tokens_per_minute=1, concurrent_requests=1)
+    return account
+
+
+def test_every_model_of_ours_is_there() -> None:
+    registered = {
+        model
+        for model in admin.site._registry
+        if model.__module__.partition(".")[0] in {"accounts", "apikeys", "billing", "gateway"}
+    }
+
+    assert registered == set(OURS)
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
+class TestEveryPage:
+    def test_the_list_and_the_page_of_a_row_answer(self, model: type[models.Model]) -> None:
+        one_of_each()
+        staff = people.superuser()
+        row = model._default_manager.order_by("-pk").first()
+        assert row is not None
+
+        assert staff.get(page(model)).status_code == 200
+        assert staff.get(page(model), {"q": "alice@example.test"}).status_code == 200
+        assert staff.get(page(model, "change", row.pk)).status_code == 200
+
+    def test_the_list_runs_as_many_queries_for_three_rows_as_for_one(self, model: type[models.Model]) -> None:
+        staff = people.superuser()
+        one_of_each()
+        staff.get(page(model))
+        with CaptureQueriesContext(connection) as few:
+            staff.get(page(model))
+        one_of_each()
+        one_of_each()
+
+        with CaptureQueriesContext(connection) as many:
+            staff.get(page(model))
+
+        assert len(many) == len(few)
+
+    def test_a_stranger_and_a_customer_are_refused(self, model: type[models.Model]) -> None:
+        account, _ = people.customer("alice")
+
+        assert Client().get(page(model)).status_code == 302
+        assert people.owner_of(account).get(page(model), follow=True).status_code == 403
+
+    def test_staff_without_permissions_are_refused(self, model: type[models.Model]) -> None:
+        staff = people.signed_in(User.objects.create_user(f"{factories.unique('new')}@example.test", is_staff=True))
+
+        assert staff.get(page(model)).status_code == 403
+
+    def test_staff_who_may_only_look_see_the_page_of_a_row(self, model: type[models.Model]) -> None:
+        one_of_each()
+        user = User.objects.create_user(f"{factories.unique('auditor')}@example.test", is_staff=True)
+        user.user_permissions.add(
+            Permission.objects.get(
+                content_type__app_label=model._meta.app_label, codename=f"view_{model._meta.model_name}"
+            )
+        )
+        row = model._default_manager.order_by("-pk").first()
+        assert row is not None
+
+        response = people.signed_in(user).get(page(model, "change", row.pk))
+
+        assert response.status_code == 200
+        assert b'name="_save"' not in response.content
+
+
+@pytest.mark.parametrize("model", MONEY, ids=lambda model: model.__name__)
+def test_money_and_usage_cannot_be_changed(model: type[models.Model]) -> None:
+    one_of_each()
+    staff = people.superuser()
+    row = model._default_manager.order_by("-pk").first()
+    assert row is not None
+
+    assert staff.get(page(model, "add")).status_code == 403
+    assert staff.post(page(model, "change", row.pk), {"amount": "1"}).status_code == 403
+    assert staff.post(page(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+    assert b"delete_selected" not in staff.get(page(model)).content
+
+
+@pytest.mark.parametrize(
+    "model", [User, Account, ApiKey, LanguageModel, PriceVersion], ids=lambda model: model.__name__
+)
+def test_what_history_points_at_cannot_be_deleted(model: type[models.Model]) -> None:
+    one_of_each()
+    row = model._default_manager.order_by("-pk").first()
+    assert row is not None
+
+    assert people.superuser().post(page(model, "delete", row.pk), {"post": "yes"}).status_code == 403
+
+
+@pytest.mark.parametrize("model", [User, Tier, Membership, LanguageModel, PriceVersion, Backend, Route])
+def test_add_pages_answer(model: type[models.Model]) -> None:
+    assert people.superuser().get(page(model, "add")).status_code == 200
+
+
+@pytest.mark.parametrize("model", [Account, ApiKey])
+def test_accounts_and_keys_are_not_made_here(model: type[models.Model]) -> None:
+    assert people.superuser().get(page(model, "add")).status_code == 403
+
+
+def test_the_index_answers_and_is_named_flint() -> None:
+    content = people.superuser().get("/admin/").content.decode()
+
+    assert "Flint" in content
+    assert "Django administration" not in content
+
+
+def test_signing_in_happens_on_the_page_of_the_site() -> None:
+    response = Client().get("/admin/", follow=True)
+
+    assert response.redirect_chain[-1][0].startswith("/accounts/login/")
