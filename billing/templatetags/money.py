@@ -1,0 +1,24 @@
+"""How pages and the admin show amounts: short for reading, with the exact amount in the title."""
+
+from __future__ import annotations
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from billing import money
+
+register = template.Library()
+
+
+@register.filter
+def usd(pico: int) -> SafeString:
+    """Pico-USD as `$12.34`; the exact amount appears on hover."""
+    return format_html('<span class="money" title="{} USD">{}</span>', money.usd(pico), money.display(pico))
+
+
+@register.filter
+def per_million(rate: int) -> str:
+    """Pico-USD per token as USD per million tokens with at least two decimals: `$0.028`, `$1.40`."""
+    whole, _, decimals = money.usd_per_million(rate).partition(".")
+    return f"${whole}.{decimals:0<2}"
