@@ -185,12 +185,11 @@ def banner(facts: dict[str, object], data: Path, seconds: float) -> str:
         f"curl {facts['api_base']}/chat/completions -H 'Authorization: Bearer {facts['api_key']}' "
         f"-H 'Content-Type: application/json' -d {shlex.quote(question)}"
     )
-    balance = f"  (balance {facts['balance']})" if "balance" in facts else ""
     rows = [
         ("Site", f"{facts['url']}"),
         ("Admin", f"{str(facts['url']).rstrip('/')}/admin/   {login('admin')}"),
         ("Customer", login("customer")),
-        ("API key", f"{facts['api_key']}{balance}"),
+        ("API key", facts["api_key"]),
         ("Try it", curl),
         ("Data", f"{data}   (make reset deletes it)"),
         ("Stop", "Ctrl-C"),
