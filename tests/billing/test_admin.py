@@ -8,7 +8,8 @@ from django.test import Client
 from django.urls import reverse
 
 from apikeys.models import ApiKey
-from billing import admin, ledger, price_list
+from billing import ledger, price_list
+from billing.admin import base
 from billing.models import LanguageModel, PriceVersion
 from tests import factories, people
 
@@ -147,7 +148,7 @@ class TestCalls:
         assert [row.pk for row in found] == [call.id]
 
     def test_a_list_stops_instead_of_counting(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(admin, "SHOWN_ROWS", 3)
+        monkeypatch.setattr(base, "SHOWN_ROWS", 3)
         account = factories.funded(100)
         for _ in range(5):
             factories.recorded(account, 1)
