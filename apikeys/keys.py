@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import transaction
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, tuple_row
 
 from accounts.models import Account, User
 from apikeys import secret as secrets
@@ -71,6 +72,13 @@ async def find(connection: AsyncConnection[object], digest: bytes) -> KeyFacts |
         return await cursor.fetchone()
 
 
+async def disabled(database: AsyncConnection[object], key_ids: Iterable[int]) -> set[int]:
+    """Which of these keys may no longer be used: revoked or disabled, or their account is."""
+    async with database.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_DISABLED, [list(key_ids)])
+        return {row[0] for row in await cursor.fetchall()}
+
+
 _FIND = """
 SELECT key.id AS key_id, account.id AS account_id,
        key.disabled_at <= now() IS TRUE AS key_disabled, account.disabled_at <= now() IS TRUE AS account_disabled,
@@ -79,4 +87,9 @@ SELECT key.id AS key_id, account.id AS account_id,
   JOIN accounts_account account ON account.id = key.account_id
   JOIN accounts_tier tier ON tier.id = account.tier_id
  WHERE key.digest = %s AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+"""
+
+_DISABLED = """
+SELECT key.id FROM apikeys_apikey key JOIN accounts_account account ON account.id = key.account_id
+ WHERE key.id = ANY(%s) AND least(key.revoked_at, key.disabled_at, account.disabled_at) <= now()
 """

@@ -56,11 +56,16 @@ def check(*, full: bool) -> list[Finding]:
     with transaction.atomic(durable=True):
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        findings = [_check_one(promise, promise.full if full else promise.incremental) for promise in PROMISES]
+        findings = look(full=full)
         proved = _proved_wallets(findings)
     with connection.cursor() as cursor:
         cursor.executemany(sql.REMEMBER, proved)
     return findings
+
+
+def look(*, full: bool) -> list[Finding]:
+    """Check every promise as this connection's transaction sees it, and remember nothing."""
+    return [_check_one(promise, promise.full if full else promise.incremental) for promise in PROMISES]
 
 
 def _check_one(promise: Promise, query: str) -> Finding:

@@ -20,19 +20,20 @@ from uuid import UUID
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Q, Sum
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from accounts.models import Account, User
 from billing import ledger_sql as sql
+from billing import money
 from billing.models import CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
 
 SETTLEMENT_BATCH = 1000
 
 
 class CauseReused(Exception):
-    """This cause already moved another amount, or another wallet."""
+    """This cause already moved another amount, another wallet, or between other accounts."""
 
 
 class InsufficientBalance(Exception):
@@ -40,7 +41,7 @@ class InsufficientBalance(Exception):
 
 
 class InvalidTransfer(ValueError):
-    """The amount is not positive."""
+    """The amount is not positive, or more than a wallet can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,11 @@ def credit(
     """
     with transaction.atomic():
         wallet = _locked_wallet(account.pk)
-        done = _already_posted(cause, wallet, amount)
+        done = _already_posted(cause, wallet, amount, kind, source, LedgerAccount.WALLET)
         if done is not None:
             return done
+        if wallet.posted + amount > money.MAX_AMOUNT:
+            raise InvalidTransfer(f"A wallet holds at most {money.usd(money.MAX_AMOUNT)} USD.")
         transfer = Transfer.objects.create(
             kind=kind, debit=source, credit=LedgerAccount.WALLET, amount=amount, cause=cause, day=_utc_day(now),
             wallet=wallet, wallet_seq=wallet.seq + 1, balance_after=wallet.posted + amount,
@@ -163,43 +166,55 @@ def debit(
     reason: str = "",
     by: User | None = None,
 ) -> Transfer:
-    """Post `wallet -> target`, burning lots as usage would. Never takes what open holds cover.
+    """Post `wallet -> target`, burning lots as a call at `now` would. Never takes what open holds cover, nor credit
+    whose time is over.
 
     The same cause again returns the first transfer and moves nothing. Raises InvalidTransfer, CauseReused,
     InsufficientBalance.
     """
     with transaction.atomic():
         wallet = _locked_wallet(account.pk)
-        done = _already_posted(cause, wallet, amount)
+        done = _already_posted(cause, wallet, amount, kind, LedgerAccount.WALLET, target)
         if done is not None:
             return done
         transfer = _post_debit(wallet, amount, kind, target, cause, now, reason=reason, by=by)
+        in_force = Q(expires_at=None) | Q(expires_at__gt=now)
         owed = amount
-        for lot in wallet.lots.filter(remaining__gt=0).order_by(*sql.BURN_ORDER):
+        for lot in wallet.lots.filter(in_force, remaining__gt=0).order_by(*sql.BURN_ORDER):
             burned = min(owed, lot.remaining)
             CreditLot.objects.filter(pk=lot.pk).update(remaining=F("remaining") - burned)
             owed -= burned
-        _take(wallet, amount, debt=owed)
+        if owed:
+            raise _insufficient(wallet, amount)
+        _take(wallet, amount)
     return transfer
 
 
 def expire_lots(*, account_id: int, now: datetime) -> int:
     """Take back what is left of the wallet's expired lots, except what open holds cover; returns the amount taken."""
-    taken = 0
-    with transaction.atomic():
-        wallet = _locked_wallet(account_id)
-        for lot in wallet.lots.filter(remaining__gt=0, expires_at__lte=now).order_by("expires_at", "id"):
-            amount = min(lot.remaining, wallet.posted - wallet.held)
+    expired = CreditLot.objects.filter(wallet_id=account_id, remaining__gt=0, expires_at__lte=now)
+    lot_ids = expired.order_by("expires_at", "id").values_list("pk", flat=True)
+    return sum(_expire_lot(account_id, lot_id, now) for lot_id in lot_ids)
+
+
+def _expire_lot(account_id: int, lot_id: int, now: datetime) -> int:
+    try:
+        with transaction.atomic():
+            wallet = _locked_wallet(account_id)
+            lot = wallet.lots.get(pk=lot_id)
+            # Calls admitted in the lot's time will burn it, whenever they are settled.
+            covered = wallet.holds.filter(admitted_at__lt=lot.expires_at).aggregate(amount=Sum("amount", default=0))
+            amount = min(lot.remaining - int(covered["amount"]), wallet.posted - wallet.held)
             if amount <= 0:
-                break
+                return 0
             # A lot may expire in several takes: what a hold covered today is free tomorrow.
             cause = f"expiry:{lot.pk}:{wallet.seq + 1}"
             _post_debit(wallet, amount, TransferKind.EXPIRY, LedgerAccount.PROMOTIONS, cause, now)
             CreditLot.objects.filter(pk=lot.pk).update(remaining=F("remaining") - amount)
-            _take(wallet, amount, debt=0)
-            wallet.refresh_from_db()
-            taken += amount
-    return taken
+            _take(wallet, amount)
+    except InsufficientBalance:
+        return 0  # A call was admitted meanwhile; the next run takes what it leaves.
+    return amount
 
 
 def _locked_wallet(account_id: int) -> Wallet:
@@ -210,13 +225,21 @@ def _locked_wallet(account_id: int) -> Wallet:
     return Wallet.objects.get(pk=account_id)
 
 
-def _already_posted(cause: str, wallet: Wallet, amount: int) -> Transfer | None:
+def _already_posted(
+    cause: str, wallet: Wallet, amount: int, kind: TransferKind, debit: LedgerAccount, credit: LedgerAccount
+) -> Transfer | None:
     if amount <= 0:
         raise InvalidTransfer("A transfer moves a positive amount.")
-    transfer = Transfer.objects.filter(cause=cause).first()
-    if transfer is not None and (transfer.wallet_id, transfer.amount) != (wallet.pk, amount):
-        raise CauseReused(f"{cause!r} already moved {transfer.amount} pico-USD of wallet {transfer.wallet_id}.")
-    return transfer
+    if kind is TransferKind.USAGE:
+        raise InvalidTransfer("Usage is charged by settlement alone: its transfer is the sum of its records.")
+    done = Transfer.objects.filter(cause=cause).first()
+    if done is None:
+        return None
+    if (done.wallet_id, done.amount, done.kind, done.debit, done.credit) != (wallet.pk, amount, kind, debit, credit):
+        raise CauseReused(
+            f"{cause!r} already moved {done.amount} pico-USD of wallet {done.wallet_id}, {done.debit} to {done.credit}."
+        )
+    return done
 
 
 def _post_debit(
@@ -236,11 +259,15 @@ def _post_debit(
     )  # fmt: skip
 
 
-def _take(wallet: Wallet, amount: int, *, debt: int) -> None:
+def _take(wallet: Wallet, amount: int) -> None:
     """Move the wallet row down, last of all, unless an open hold needs the money."""
     fits = Wallet.objects.filter(pk=wallet.pk, posted__gte=F("held") + amount)
-    if not fits.update(posted=F("posted") - amount, seq=F("seq") + 1, debt=F("debt") + debt):
-        raise InsufficientBalance(f"Wallet {wallet.pk} has less than {amount} pico-USD to spend.")
+    if not fits.update(posted=F("posted") - amount, seq=F("seq") + 1):
+        raise _insufficient(wallet, amount)
+
+
+def _insufficient(wallet: Wallet, amount: int) -> InsufficientBalance:
+    return InsufficientBalance(f"Wallet {wallet.pk} has less than {amount} pico-USD to spend.")
 
 
 def _utc_day(moment: datetime) -> date:

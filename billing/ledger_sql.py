@@ -52,12 +52,14 @@ SELECT asked.id, admitted.id IS NOT NULL, {available}
 RESERVE_SKIPPING = _RESERVE.format(wait="SKIP LOCKED", available="wallet.available")
 RESERVE_WAITING = _RESERVE.format(wait="", available="coalesce(wallet.available, 0)")
 
-# A hold that the sweeper has resolved has a record, and is left for settlement: the row's newest version is looked at.
+# A hold whose call has a record is left for settlement. One that the sweeper is just writing cannot be seen yet, but
+# the hold was marked with it, and the newest version of the hold's row is what is looked at.
 RELEASE = """
 WITH released AS (
     DELETE FROM billing_hold
      WHERE id IN (SELECT id FROM billing_hold WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE)
        AND resolved_at IS NULL
+       AND NOT EXISTS (SELECT FROM billing_usagerecord record WHERE record.id = billing_hold.id)
     RETURNING id, account_id, amount
 ), total AS (
     SELECT account_id, sum(amount) AS amount, count(*) AS calls FROM released GROUP BY account_id ORDER BY account_id
@@ -86,6 +88,7 @@ WITH first AS MATERIALIZED (
     SELECT admitted_at, (admitted_at AT TIME ZONE 'UTC')::date AS day
       FROM billing_usagerecord
      WHERE account_id = %(account)s AND settled_at IS NULL
+       AND EXISTS (SELECT FROM billing_wallet WHERE account_id = %(account)s)
      ORDER BY id LIMIT 1
 ), boundary AS MATERIALIZED (
     -- Where this batch must end: at midnight, and at the next expiry of a lot, after which the lot does not pay.
@@ -98,7 +101,7 @@ WITH first AS MATERIALIZED (
            input_tokens, cached_input_tokens, output_tokens
       FROM billing_usagerecord
      WHERE account_id = %(account)s AND settled_at IS NULL
-       AND admitted_at < (SELECT until FROM boundary)
+       AND admitted_at >= (SELECT admitted_at FROM first) AND admitted_at < (SELECT until FROM boundary)
      ORDER BY id LIMIT %(batch)s
        FOR UPDATE SKIP LOCKED
 ), total AS MATERIALIZED (

@@ -18,10 +18,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from accounts.models import Account, User
+from billing import money
 from billing.models import LanguageModel, PriceRate, PriceVersion
 
 # Every process refreshes its schedule within this time, so that a new price starts everywhere at the same moment.
 NOTICE = timedelta(seconds=5)
+# Pico-USD per token. Keeps the largest hold (16 answers of the longest kind) far below what a BIGINT holds.
+MAX_RATE = 10**10
 
 
 class PriceRefused(Exception):
@@ -152,6 +155,8 @@ def _complete(rates: Mapping[str, int]) -> dict[str, int]:
             raise PriceRefused(f"The price lacks a rate for {meter.value}.")
     if any(rate <= 0 for rate in rates.values()):
         raise PriceRefused("A rate must be more than zero; a model that shall not be sold is unlisted instead.")
+    if any(rate > MAX_RATE for rate in rates.values()):
+        raise PriceRefused(f"A rate is at most {money.usd_per_million(MAX_RATE)} USD per million tokens.")
     return {meters.CACHED_INPUT: rates[meters.INPUT], **rates}
 
 

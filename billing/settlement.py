@@ -6,21 +6,30 @@ pending wallets finds the rows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from billing import ledger
 from billing.models import CreditLot
 
+logger = logging.getLogger(__name__)
+
 
 def settle_accounts(*, account_ids: Iterable[int]) -> int:
-    """Charge everything recorded so far for these accounts; returns the number of calls. Safe to repeat and to race."""
+    """Charge everything recorded so far for these accounts; returns the number of calls. Safe to repeat and to race.
+
+    One wallet that is locked for long, or broken, does not keep the others waiting: it is logged, and rung for again.
+    """
     calls = 0
     for account_id in sorted(set(account_ids)):
-        while batch := ledger.settle(account_id=account_id).calls:
-            calls += batch
+        try:
+            while batch := ledger.settle(account_id=account_id).calls:
+                calls += batch
+        except DatabaseError:
+            logger.exception("account %s could not be settled", account_id)
     return calls
 
 
@@ -34,5 +43,10 @@ def pending_accounts() -> list[int]:
 def expire_credit(*, now: datetime) -> int:
     """Take back promotional credit whose time is over, wallet by wallet; returns pico-USD."""
     expired = CreditLot.objects.filter(remaining__gt=0, expires_at__lte=now)
-    accounts = expired.order_by("wallet_id").values_list("wallet_id", flat=True).distinct()
-    return sum(ledger.expire_lots(account_id=account_id, now=now) for account_id in accounts)
+    taken = 0
+    for account_id in expired.order_by("wallet_id").values_list("wallet_id", flat=True).distinct():
+        try:
+            taken += ledger.expire_lots(account_id=account_id, now=now)
+        except DatabaseError:
+            logger.exception("credit of account %s could not be expired", account_id)
+    return taken

@@ -58,7 +58,11 @@ class Migration(migrations.Migration):
                 ('beat_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('seen_beat', models.BigIntegerField(default=-1)),
                 ('seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('swept_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
+            options={
+                'verbose_name_plural': 'gateway processes',
+            },
         ),
         migrations.CreateModel(
             name='Hold',
@@ -181,7 +185,7 @@ class Migration(migrations.Migration):
                 ('backend', models.CharField(max_length=100)),
                 ('attempt', models.PositiveSmallIntegerField()),
                 ('streamed', models.BooleanField()),
-                ('outcome', models.CharField(choices=[('completed', 'Completed'), ('client_closed', 'Client Closed'), ('backend_failed', 'backend failed after it had accepted'), ('server_stopped', 'stopped by a shutdown of ours'), ('unresolved', 'its process died before a checkpoint'), ('swept', 'its process died; charged by the last checkpoint')], max_length=20)),
+                ('outcome', models.CharField(choices=[('completed', 'Completed'), ('client_closed', 'Client Closed'), ('backend_failed', 'backend failed after it had accepted'), ('server_stopped', 'stopped by a shutdown of ours'), ('key_disabled', 'stopped because its key or account was disabled'), ('unresolved', 'its process died before a checkpoint'), ('swept', 'its process died; charged by the last checkpoint')], max_length=20)),
                 ('source', models.CharField(choices=[('backend', 'counted by the backend'), ('estimated', 'counted by us from what was relayed'), ('checkpoint', 'counted by us at the last checkpoint'), ('none', 'nothing known')], max_length=20)),
                 ('finish_reason', models.CharField(blank=True, max_length=30)),
                 ('admitted_at', models.DateTimeField(help_text='The moment in its id; its UTC day and hour are those of the bill.')),
@@ -393,7 +397,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='transfer',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(models.Q(('debit', 'wallet'), ('credit', 'wallet'), _connector='OR'), ('wallet__isnull', False), ('balance_after__isnull', False), ('wallet_seq__gte', 1)), models.Q(models.Q(('debit', 'wallet'), _negated=True), models.Q(('credit', 'wallet'), _negated=True), ('balance_after', None), ('wallet', None), ('wallet_seq', None)), _connector='OR'), name='transfer_wallet_side'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(models.Q(('debit', 'wallet'), ('credit', 'wallet'), _connector='OR'), ('wallet__isnull', False), ('balance_after__isnull', False), ('wallet_seq__gte', 1), ('wallet_seq__isnull', False)), models.Q(models.Q(('debit', 'wallet'), _negated=True), models.Q(('credit', 'wallet'), _negated=True), ('balance_after', None), ('wallet', None), ('wallet_seq', None)), _connector='OR'), name='transfer_wallet_side'),
         ),
         migrations.AddConstraint(
             model_name='transfer',

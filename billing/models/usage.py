@@ -29,9 +29,14 @@ class GatewayProcess(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     beat = models.BigIntegerField(default=0)
     beat_at = models.DateTimeField(db_default=Now())
-    # Written by the sweeper: the beat it saw, and since when it has been unchanged. Only the database's clock counts.
+    # Written by the sweeper: the beat it saw, since when it has been unchanged, and when it looked last. Only the
+    # database's clock counts.
     seen_beat = models.BigIntegerField(default=-1)
     seen_at = models.DateTimeField(db_default=Now())
+    swept_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "gateway processes"
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
@@ -85,6 +90,7 @@ class UsageRecord(models.Model):
         CLIENT_CLOSED = "client_closed"
         BACKEND_FAILED = "backend_failed", "backend failed after it had accepted"
         SERVER_STOPPED = "server_stopped", "stopped by a shutdown of ours"
+        KEY_DISABLED = "key_disabled", "stopped because its key or account was disabled"
         UNRESOLVED = "unresolved", "its process died before a checkpoint"
         SWEPT = "swept", "its process died; charged by the last checkpoint"
 

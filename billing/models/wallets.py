@@ -148,7 +148,7 @@ class Transfer(models.Model):
             models.CheckConstraint(
                 condition=Q(
                     Q(Q(debit="wallet") | Q(credit="wallet"), wallet__isnull=False)
-                    & Q(wallet_seq__gte=1, balance_after__isnull=False)
+                    & Q(wallet_seq__isnull=False, wallet_seq__gte=1, balance_after__isnull=False)
                 )
                 | Q(~Q(debit="wallet"), ~Q(credit="wallet"), wallet=None, wallet_seq=None, balance_after=None),
                 name="transfer_wallet_side",

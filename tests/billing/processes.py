@@ -1,0 +1,121 @@
+"""Real processes for the tests of money: gateways that race for wallets, and settlers that are killed.
+
+They are forked from a small server process that has loaded Django once, so sixteen of them start in a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.synchronize import Barrier, Event
+from typing import Any
+from uuid import UUID
+
+import django
+from django.apps import apps
+
+if not apps.ready:
+    django.setup()
+
+from django.db import connection
+from psycopg import AsyncConnection
+
+from accounts.models import Account
+from billing import ledger, settlement
+from billing.ledger import Ask
+from tests import factories
+
+SECONDS = 30  # The longest that a test waits for its processes.
+
+
+def context() -> ForkServerContext:
+    chosen = multiprocessing.get_context("forkserver")
+    chosen.set_forkserver_preload([__name__])
+    return chosen
+
+
+@contextmanager
+def running(target: Callable[..., None], *arguments: Any) -> Iterator[ForkServerProcess]:
+    """A process that runs `target`, and is gone after the block, whatever happened."""
+    process = context().Process(target=target, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join(SECONDS)
+        process.close()
+
+
+def race_to_reserve(seed: int, account_ids: Sequence[int], give_back: bool, start: Barrier, answers: Any) -> None:
+    """One gateway: 60 calls of 10 for random wallets, in batches, as the gateway asks. Puts how many it has admitted.
+
+    With `give_back` some of its calls fail free, and what they give back may be admitted again.
+    """
+    chance = random.Random(seed)
+    batches = [[factories.ask(chance.choice(account_ids), 10) for _ in range(chance.randint(1, 12))] for _ in range(10)]
+
+    async def work() -> int:
+        admitted = 0
+        options = "-c lock_timeout=10s"
+        async with await AsyncConnection.connect(
+            os.environ["DATABASE_URL"], autocommit=True, options=options
+        ) as database:
+            for batch in batches:
+                ids = await _admit(database, batch)
+                admitted += len(ids)
+                if give_back:
+                    free = chance.sample(ids, len(ids) // 3)
+                    admitted -= await ledger.release(database, free, reason="race")
+        return admitted
+
+    start.wait(SECONDS)
+    try:
+        answers.put(asyncio.run(work()))
+    except Exception as fault:
+        answers.put(repr(fault))
+
+
+async def _admit(database: AsyncConnection[object], asks: Sequence[Ask]) -> list[UUID]:
+    done = await ledger.reserve(database, asks, wait=False)
+    locked = [ask for ask, answer in zip(asks, done, strict=True) if answer.locked]
+    if locked:
+        done += await ledger.reserve(database, locked, wait=True)
+    refused = {answer.id for answer in done if not answer.admitted and not answer.locked}
+    for ask in asks:
+        if ask.id in refused:
+            done += await ledger.reserve(database, [ask], wait=True)
+    return [answer.id for answer in done if answer.admitted]
+
+
+def settle_for_ever(account_ids: Sequence[int], begun: Event) -> None:
+    """A settler that never stops by itself."""
+    ledger.SETTLEMENT_BATCH = 7  # Many small batches: more moments to be killed in.
+    connection.ensure_connection()
+    begun.set()
+    while True:
+        settlement.settle_accounts(account_ids=account_ids)
+
+
+def move_for_ever(account_id: int, causes: Sequence[str], begun: Event) -> None:
+    """Somebody who credits 10 and debits 3 for every cause, again and again."""
+    account = Account.objects.get(pk=account_id)
+    begun.set()
+    while True:
+        for cause in causes:
+            factories.credit(account, 10, cause=f"{cause}:credit")
+            factories.debit(account, 3, cause=f"{cause}:debit")
+
+
+def kill_at_random(target: Callable[..., None], *arguments: Any, seed: int, seconds: float) -> None:
+    """Start `target` and kill it at a random moment within so many seconds after it has begun."""
+    begun = context().Event()
+    with running(target, *arguments, begun):
+        assert begun.wait(SECONDS)
+        time.sleep(random.Random(seed).uniform(0, seconds))

@@ -1,0 +1,300 @@
+"""What the database refuses, whoever asks: every named constraint and every trigger has a test that violates it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.utils.timezone import now as clock
+
+from accounts.models import Account, Membership, Tier, User
+from apikeys.models import ApiKey
+from billing import partitions
+from billing.models import (
+    CreditLot,
+    Hold,
+    LanguageModel,
+    PriceRate,
+    PriceVersion,
+    RefusedCalls,
+    ReleasedHolds,
+    Transfer,
+    UsageHour,
+    UsageRecord,
+    Wallet,
+)
+from gateway.models import Backend, Route
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+DAY = timedelta(days=1)
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def transfer(**fields: Any) -> Transfer:
+    wallet = Wallet.objects.create(account=factories.account())
+    defaults = {
+        "kind": "adjustment", "debit": "adjustments", "credit": "wallet", "amount": 1,
+        "cause": factories.unique("cause"), "day": NOW.date(), "wallet": wallet, "wallet_seq": 1, "balance_after": 1,
+    }  # fmt: skip
+    return Transfer.objects.create(**{**defaults, **fields})
+
+
+def outside(**fields: Any) -> Transfer:
+    """A transfer that touches no wallet."""
+    nothing = {"wallet": None, "wallet_seq": None, "balance_after": None}
+    return transfer(**{"kind": "payout", "debit": "bank", "credit": "stripe_clearing", **nothing, **fields})
+
+
+def lot(**fields: Any) -> CreditLot:
+    opened = transfer()
+    defaults = {"wallet": opened.wallet, "kind": "promotional", "amount": 5, "remaining": 5, "transfer": opened}
+    return CreditLot.objects.create(**{**defaults, **fields})
+
+
+def wallet(**fields: Any) -> Wallet:
+    return Wallet.objects.create(account=factories.account(), **fields)
+
+
+def hold(**fields: Any) -> Hold:
+    defaults = {
+        "id": uuid4(), "api_key_id": 1, "model_id": 1, "price_version_id": 1, "amount": 1, "available_after": 0,
+        "streamed": False, "owner": uuid4(), "admitted_at": NOW, "expires_at": NOW,
+    }  # fmt: skip
+    return Hold.objects.create(account=wallet(), **{**defaults, **fields})
+
+
+def usage(**fields: Any) -> UsageRecord:
+    record = factories.record(factories.ask(factories.account(), 10), **fields)
+    return UsageRecord.objects.create(**{name: getattr(record, name) for name in record.__struct_fields__})
+
+
+def repeated_wallet_seq() -> None:
+    first = transfer()
+    transfer(wallet=first.wallet, wallet_seq=first.wallet_seq)
+
+
+def repeated_lot() -> None:
+    first = lot()
+    lot(transfer=first.transfer)
+
+
+def repeated_rate() -> None:
+    version = factories.price()
+    PriceRate.objects.create(version=version, meter="input", pico_per_token=1)
+
+
+def overlapping_prices(account: Account | None, starts_at: datetime) -> None:
+    model = factories.language_model()
+    PriceVersion.objects.create(model=model, account=account, starts_at=NOW, ends_at=NOW + DAY)
+    PriceVersion.objects.create(model=model, account=account, starts_at=starts_at, ends_at=starts_at + 2 * DAY)
+
+
+def repeated(create: Callable[..., Any], /, **fields: Any) -> None:
+    for _ in range(2):
+        create(**fields)
+
+
+def repeated_hour() -> None:
+    account = factories.account()
+    model = factories.language_model()
+    repeated(
+        UsageHour.objects.create, account=account, api_key=account.api_keys.get(), model=model, hour=NOW, calls=1,
+        input_tokens=1, cached_input_tokens=0, output_tokens=1, charge=1, upstream_cost=0,
+    )  # fmt: skip
+
+
+def repeated_route() -> None:
+    backend = Backend.objects.create(name=factories.unique("backend"), base_url="http://localhost/v1")
+    repeated(Route.objects.create, backend=backend, model=factories.language_model(), backend_model="m")
+
+
+def repeated_email() -> None:
+    email = factories.user().email
+    User.objects.create_user(email.upper())
+
+
+VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
+    ("transfer_amount_positive", lambda: transfer(amount=0)),
+    ("transfer_wallet_side", lambda: transfer(wallet=None)),
+    ("transfer_wallet_side", lambda: transfer(wallet_seq=None)),
+    ("transfer_wallet_side", lambda: transfer(wallet_seq=0)),
+    ("transfer_wallet_side", lambda: transfer(balance_after=None)),
+    ("transfer_wallet_side", lambda: outside(wallet=wallet())),
+    ("transfer_wallet_side", lambda: outside(wallet_seq=1)),
+    ("transfer_wallet_side", lambda: outside(balance_after=1)),
+    ("transfer_sides_allowed", lambda: transfer(debit="usage_revenue")),
+    ("transfer_sides_allowed", lambda: transfer(debit="wallet")),
+    ("transfer_sides_allowed", lambda: transfer(kind="usage")),
+    ("transfer_sides_allowed", lambda: outside(kind="payout", debit="stripe_clearing", credit="bank")),
+    ("transfer_sides_allowed", lambda: outside(kind="made up")),
+    ("transfer_wallet_seq_unique", repeated_wallet_seq),
+    ("billing_transfer_cause", lambda: repeated(outside, cause=factories.unique("once"), amount=1)),
+    ("lot_amount_positive", lambda: lot(amount=0, remaining=0)),
+    ("lot_remaining_within_amount", lambda: lot(remaining=6)),
+    ("lot_remaining_within_amount", lambda: lot(remaining=-1)),
+    ("lot_paid_never_expires", lambda: lot(kind="paid", expires_at=NOW)),
+    ("lot_paid_never_expires", lambda: lot(kind="made up")),
+    ("billing_creditlot_transfer_id_key", repeated_lot),
+    ("wallet_held_not_negative", lambda: wallet(held=-1)),
+    ("wallet_debt_not_negative", lambda: wallet(debt=-1)),
+    ("wallet_holds_end_once", lambda: wallet(holds_opened=2, holds_recorded=2, holds_released=1)),
+    ("hold_amount_not_negative", lambda: hold(amount=-1)),
+    ("hold_available_after_not_negative", lambda: hold(available_after=-1)),
+    ("usage_charge_within_hold", lambda: usage(charge=11)),
+    ("usage_charge_within_hold", lambda: usage(charge=-1)),
+    ("usage_tokens_sane", lambda: usage(input_tokens=1, cached_input_tokens=2)),
+    ("usage_tokens_sane", lambda: usage(cached_input_tokens=-1)),
+    ("usage_tokens_sane", lambda: usage(output_tokens=1, reasoning_tokens=2)),
+    ("usage_tokens_sane", lambda: usage(reasoning_tokens=-1)),
+    ("usagehour_unique", repeated_hour),
+    (
+        "releasedholds_unique",
+        lambda: repeated(ReleasedHolds.objects.create, account=factories.account(), hour=NOW, reason="r", calls=1),
+    ),
+    ("refusedcalls_unique", lambda: repeated(RefusedCalls.objects.create, hour=NOW, status=429, code="c", calls=1)),
+    ("price_list_no_overlap", lambda: overlapping_prices(None, NOW)),
+    ("price_list_no_overlap", lambda: overlapping_prices(None, NOW + DAY - timedelta(microseconds=1))),
+    ("price_list_no_overlap", lambda: overlapping_prices(None, NOW - DAY)),
+    ("price_contract_no_overlap", lambda: overlapping_prices(factories.account(), NOW)),
+    (
+        "price_ends_after_start",
+        lambda: PriceVersion.objects.create(model=factories.language_model(), starts_at=NOW, ends_at=NOW),
+    ),
+    ("rate_unique", repeated_rate),
+    (
+        "rate_not_negative",
+        lambda: PriceRate.objects.create(version=factories.price(), meter="input", pico_per_token=-1),
+    ),
+    ("rate_meter_known", lambda: PriceRate.objects.create(version=factories.price(), meter="x", pico_per_token=1)),
+    ("model_limits_sane", lambda: factories.language_model(max_output_tokens=0)),
+    ("model_limits_sane", lambda: factories.language_model(context_tokens=9_999)),
+    (
+        "billing_languagemodel_public_id",
+        lambda: repeated(LanguageModel.objects.create, public_id="x", context_tokens=1, max_output_tokens=1),
+    ),
+    ("apikey_digest_is_sha256", lambda: ApiKey.objects.create(account=factories.account(), digest=b"x" * 31)),
+    ("apikey_digest_is_sha256", lambda: ApiKey.objects.create(account=factories.account(), digest=b"x" * 33)),
+    ("apikeys_apikey_digest", lambda: repeated(ApiKey.objects.create, account=factories.account(), digest=b"x" * 32)),
+    ("user_email_unique", repeated_email),
+    (
+        "membership_unique",
+        lambda: repeated(Membership.objects.create, account=factories.account(), user=factories.user(), role="owner"),
+    ),
+    (
+        "membership_role_known",
+        lambda: Membership.objects.create(account=factories.account(), user=factories.user(), role="boss"),
+    ),
+    ("route_unique", repeated_route),
+    *(
+        ("tier_limits_positive", lambda limits=limits: Tier.objects.create(name="t", **limits))
+        for limits in (
+            {"requests_per_minute": 0, "tokens_per_minute": 1, "concurrent_requests": 1},
+            {"requests_per_minute": 1, "tokens_per_minute": 0, "concurrent_requests": 1},
+            {"requests_per_minute": 1, "tokens_per_minute": 1, "concurrent_requests": 0},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("constraint", "violate"), VIOLATIONS, ids=[name for name, _ in VIOLATIONS])
+def test_the_database_refuses_what_breaks(constraint: str, violate: Callable[[], object]) -> None:
+    with pytest.raises(IntegrityError, match=constraint), transaction.atomic():
+        violate()
+
+
+def test_every_named_constraint_of_ours_is_violated_here() -> None:
+    ours = ("accounts", "apikeys", "billing")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT conname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid"
+            " WHERE contype IN ('c', 'x', 'u') AND relkind IN ('r', 'p') AND NOT relispartition"
+            "   AND split_part(relname, '_', 1) = ANY (%s)",
+            [list(ours)],
+        )
+        named = {name for (name,) in cursor.fetchall()}
+    made_by_django = {name for name in named if name.startswith(ours)}  # Positive integers, and the unique ones above.
+    assert named - made_by_django <= {constraint for constraint, _ in VIOLATIONS}
+
+
+def test_the_constraints_of_usage_hold_in_every_partition() -> None:
+    stray = partitions.first_id(datetime(2031, 1, 1, tzinfo=UTC))
+    with pytest.raises(IntegrityError, match="usage_charge_within_hold"), transaction.atomic():
+        usage(id=stray, charge=11)
+    usage(id=stray)
+    assert partitions.stray_rows() == 1
+
+
+def refuse(statement: str, *parameters: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # Else a pending foreign key would be what refuses a TRUNCATE.
+        with pytest.raises(IntegrityError, match=r"refused|superseded"), transaction.atomic():
+            cursor.execute(statement, parameters)
+
+
+def refuse_change(table: str, pk: int, change: str) -> None:
+    refuse(f"UPDATE {table} SET {change} WHERE id = %s", pk)  # noqa: S608
+
+
+@pytest.mark.parametrize("table", ["billing_transfer", "billing_pricerate", "billing_priceversion"])
+def test_money_and_prices_are_never_deleted_nor_truncated(table: str) -> None:
+    transfer()
+    factories.price()
+    refuse(f"DELETE FROM {table}")  # noqa: S608
+    refuse(f"TRUNCATE {table} CASCADE")
+
+
+@pytest.mark.parametrize("change", ["amount = 2", "reason = 'x'", "created_at = now()", "amount = amount"])
+def test_a_transfer_is_never_changed(change: str) -> None:
+    refuse_change("billing_transfer", transfer().pk, change)
+
+
+@pytest.mark.parametrize("change", ["pico_per_token = 1", "context_from = 5", "meter = 'output'"])
+def test_a_rate_is_never_changed(change: str) -> None:
+    refuse_change("billing_pricerate", factories.price().rates.get(meter="input").pk, change)
+
+
+@pytest.mark.parametrize(
+    "change", ["starts_at = now()", "model_id = 1", "account_id = 1", "created_at = now()", "created_by_id = 1"]
+)
+def test_a_price_is_never_changed_not_even_together_with_its_end(change: str) -> None:
+    price = factories.price()
+    refuse_change("billing_priceversion", price.pk, change)
+    refuse_change("billing_priceversion", price.pk, f"{change}, ends_at = now() + interval '1 day'")
+
+
+def test_the_end_of_a_price_moves_once_from_open_to_the_future() -> None:
+    price = factories.price(now=NOW - DAY)
+    for past in ("statement_timestamp() - interval '1 ms'", "NULL"):
+        refuse_change("billing_priceversion", price.pk, f"ends_at = {past}")
+
+    PriceVersion.objects.filter(pk=price.pk).update(ends_at=clock() + DAY)
+
+    for later in ("now() + interval '2 days'", "NULL"):
+        refuse_change("billing_priceversion", price.pk, f"ends_at = {later}")
+
+
+def test_rates_are_not_added_to_a_price_of_an_earlier_transaction() -> None:
+    _, version_of_the_catalogue = factories.for_sale()
+    with pytest.raises(IntegrityError, match="together with their price version"), transaction.atomic():
+        PriceRate.objects.create(
+            version_id=version_of_the_catalogue, meter="input", context_from=1000, pico_per_token=1
+        )
+
+
+KEYS = {"accounts_account": "id", "billing_wallet": "account_id"}
+
+
+def test_rows_that_money_hangs_on_cannot_be_deleted_with_what_they_belong_to() -> None:
+    account = factories.funded(10)
+    for table in ("accounts_account", "billing_wallet"):
+        with connection.cursor() as cursor, pytest.raises(IntegrityError, match="foreign key"), transaction.atomic():
+            cursor.execute(
+                f"SET CONSTRAINTS ALL IMMEDIATE; DELETE FROM {table} WHERE {KEYS[table]} = %s",  # noqa: S608
+                [account.pk],
+            )

@@ -1,0 +1,198 @@
+"""The smallest valid object of each kind. Amounts are pico-USD, and so small that a test can be done in the head.
+
+What is made for `committed` tests stays in the database, so names and causes are new each time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from uuid import UUID, uuid4
+
+from accounts.models import Account, Tier, User
+from apikeys.models import ApiKey
+from billing import ledger, pricing
+from billing.ledger import Ask
+from billing.models import (
+    CreditLot,
+    Hold,
+    LanguageModel,
+    LedgerAccount,
+    PriceVersion,
+    Transfer,
+    TransferKind,
+    UsageRecord,
+    Wallet,
+)
+from billing.usage import Outcome, Record, Source
+
+_numbers = itertools.count(1)
+
+
+def unique(word: str) -> str:
+    """A name that no other test, and no other process, has used."""
+    return f"{word}-{os.getpid()}-{next(_numbers)}"
+
+
+def account(**fields: Any) -> Account:
+    """An account with a key, whose secret nobody knows."""
+    fields.setdefault("tier", Tier.objects.get(name="Standard"))
+    made = Account.objects.create(**{"name": unique("account"), **fields})
+    ApiKey.objects.create(account=made, name="a key", digest=os.urandom(32), display="tk-...")
+    return made
+
+
+def user() -> User:
+    return User.objects.create_user(f"{unique('user')}@example.test")
+
+
+def language_model(**fields: Any) -> LanguageModel:
+    defaults = {"family": "Tests", "type": "chat", "context_tokens": 100_000, "max_output_tokens": 10_000}
+    name = unique("model")
+    return LanguageModel.objects.create(**{"public_id": name, "name": name, **defaults, **fields})
+
+
+def price(model: LanguageModel | None = None, *, input: int = 2, output: int = 5, **fields: Any) -> PriceVersion:
+    fields.setdefault("now", datetime.now(UTC))
+    rates = {"input": input, "output": output}
+    return pricing.set_price(model=model or language_model(), rates=rates, **fields)
+
+
+def credit(to: Account, amount: int, **fields: Any) -> Transfer:
+    """Paid money that never expires."""
+    defaults = {
+        "kind": TransferKind.ADJUSTMENT,
+        "source": LedgerAccount.ADJUSTMENTS,
+        "cause": unique("credit"),
+        "now": datetime.now(UTC),
+        "lot": CreditLot.Kind.PAID,
+    }
+    return ledger.credit(account=to, amount=amount, **{**defaults, **fields})
+
+
+def promotion(to: Account, amount: int, *, expires_at: datetime | None, **fields: Any) -> Transfer:
+    return credit(
+        to,
+        amount,
+        kind=TransferKind.PROMOTION,
+        source=LedgerAccount.PROMOTIONS,
+        lot=CreditLot.Kind.PROMOTIONAL,
+        expires_at=expires_at,
+        **fields,
+    )
+
+
+def debit(of: Account, amount: int, **fields: Any) -> Transfer:
+    defaults = {
+        "kind": TransferKind.ADJUSTMENT,
+        "target": LedgerAccount.ADJUSTMENTS,
+        "cause": unique("debit"),
+        "now": datetime.now(UTC),
+    }
+    return ledger.debit(account=of, amount=amount, **{**defaults, **fields})
+
+
+def funded(amount: int) -> Account:
+    """An account with paid money."""
+    made = account()
+    credit(made, amount)
+    return made
+
+
+def call_id(moment: datetime) -> UUID:
+    """A UUIDv7 of this moment."""
+    noise = uuid4().int & ~(0xFFFF << 64) & ((1 << 80) - 1)
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | noise & ((1 << 76) - 1))
+
+
+def moment_of(call: UUID) -> datetime:
+    return datetime.fromtimestamp((call.int >> 80) / 1000, UTC)
+
+
+@lru_cache
+def for_sale() -> tuple[int, int]:
+    """A model of the catalogue and its list price."""
+    version = PriceVersion.objects.get(model__public_id="deepseek-v4-flash", account=None, ends_at=None)
+    return version.model_id, version.pk
+
+
+def ask(of: Account | int, amount: int, *, admitted_at: datetime | None = None, **fields: Any) -> Ask:
+    """A call that wants to be admitted now."""
+    call = call_id(admitted_at or datetime.now(UTC))
+    moment = moment_of(call)
+    account_id = of if isinstance(of, int) else of.pk
+    model_id, price_version_id = for_sale()
+    defaults = {
+        "id": call,
+        "account_id": account_id,
+        "api_key_id": ApiKey.objects.filter(account_id=account_id).values_list("pk", flat=True)[0],
+        "model_id": model_id,
+        "price_version_id": price_version_id,
+        "amount": amount,
+        "streamed": False,
+        "owner": uuid4(),
+        "admitted_at": moment,
+        "expires_at": moment + timedelta(minutes=12),
+    }
+    return Ask(**{**defaults, **fields})
+
+
+def record(call: Ask, charge: int | None = None, **fields: Any) -> Record:
+    """What the call used: by default all that was held for it."""
+    defaults = {
+        "id": call.id,
+        "account_id": call.account_id,
+        "api_key_id": call.api_key_id,
+        "model_id": call.model_id,
+        "price_version_id": call.price_version_id,
+        "backend": "demo",
+        "attempt": 1,
+        "streamed": call.streamed,
+        "outcome": Outcome.COMPLETED,
+        "source": Source.BACKEND,
+        "finish_reason": "stop",
+        "admitted_at": call.admitted_at,
+        "first_token_ms": None,
+        "duration_ms": 5,
+        "input_tokens": 3,
+        "cached_input_tokens": 1,
+        "output_tokens": 2,
+        "reasoning_tokens": 0,
+        "held": call.amount,
+        "charge": call.amount if charge is None else charge,
+        "clamped": False,
+    }
+    return Record(**{**defaults, **fields})
+
+
+def held(call: Ask) -> Hold:
+    """The call admitted as `ledger.reserve` would do it, on Django's connection: for tests that roll back."""
+    wallet = Wallet.objects.get(pk=call.account_id)
+    wallet.held += call.amount
+    wallet.holds_opened += 1
+    wallet.save(update_fields=["held", "holds_opened"])
+    return Hold.objects.create(
+        id=call.id,
+        account=wallet,
+        api_key_id=call.api_key_id,
+        model_id=call.model_id,
+        price_version_id=call.price_version_id,
+        amount=call.amount,
+        available_after=wallet.available,
+        streamed=call.streamed,
+        owner=call.owner,
+        admitted_at=call.admitted_at,
+        expires_at=call.expires_at,
+    )
+
+
+def recorded(of: Account, charge: int, *, amount: int | None = None, admitted_at: datetime | None = None) -> Ask:
+    """A call held and recorded, on Django's connection: all that is left is to settle it."""
+    call = ask(of, charge if amount is None else amount, admitted_at=admitted_at)
+    held(call)
+    fields = record(call, charge)
+    UsageRecord.objects.create(**{name: getattr(fields, name) for name in fields.__struct_fields__})
+    return call
