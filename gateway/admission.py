@@ -6,6 +6,7 @@ connections kept for waiting.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ from gateway.database import Pools
 from gateway.errors import InsufficientBalance, Unavailable
 
 BATCH = 200
+# A wallet is locked for a moment whenever it is settled. Only one that stays locked is worth a connection that waits.
+SHORT_PAUSES = (0.005, 0.02)
 
 
 class Admission:
@@ -32,13 +35,14 @@ class Admission:
         """Commit the hold, or raise InsufficientBalance or Unavailable: then there is none, or one we will find."""
         try:
             answer = await self._batches.submit(ask)
-            if not answer.admitted and not answer.locked:
-                # It was refused together with others; alone it may fit.
-                answer = (await self._reserve([ask], wait=False))[0]
+            for seconds in SHORT_PAUSES:
+                if answer.locked:
+                    await asyncio.sleep(seconds)
+                    answer = await self._batches.submit(ask)
             if answer.locked:
                 answer = await self._wait_for(ask)
-            if not answer.admitted and not answer.locked:
-                answer = (await self._reserve([ask], wait=True))[0]
+            if not answer.admitted and (answer.available or 0) >= ask.amount:
+                answer = await self._alone(ask)
         except database_errors.LockNotAvailable:
             raise Unavailable("Your account is busy with another operation. Please try again.") from None
         except (psycopg.OperationalError, PoolTimeout):
@@ -52,6 +56,13 @@ class Admission:
         async with pool.connection() as database:
             return await ledger.reserve(database, asks, wait=wait)
 
+    async def _alone(self, ask: Ask) -> Answer:
+        """It was refused together with others that came before it; alone it may fit."""
+        (answer,) = await self._reserve([ask], wait=False)
+        if answer.locked:
+            (answer,) = await self._reserve([ask], wait=True)
+        return answer
+
     async def _wait_for(self, ask: Ask) -> Answer:
         """All calls of one locked wallet wait together, in one statement at a time."""
         batcher = self._locked.get(ask.account_id)
@@ -61,5 +72,5 @@ class Admission:
         try:
             return await batcher.submit(ask)
         finally:
-            if batcher.idle:
-                self._locked.pop(ask.account_id, None)
+            if batcher.idle and self._locked.get(ask.account_id) is batcher:
+                del self._locked[ask.account_id]

@@ -11,13 +11,14 @@ import asyncio
 from django.urls import resolve
 
 from gateway import errors
-from gateway.exchange import Exchange, Receive, Scope, Send
+from gateway.exchange import Bodies, Exchange, Receive, Scope, Send
 from gateway.process import SHUTDOWN_SECONDS, GatewayProcess
 
 
 class Gateway:
     def __init__(self) -> None:
         self.process: GatewayProcess | None = None
+        self._bodies = Bodies()
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -38,17 +39,22 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self.process is not None  # noqa: S101  # The server starts us before it serves.
-        serving = asyncio.create_task(_serve(Exchange(scope, receive, send, self.process)))
+        serving = asyncio.create_task(_serve(Exchange(scope, receive, send, self._bodies), self.process))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
-        await asyncio.shield(serving)
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            # The server's patience at a shutdown is over, and it calls `stop` next. Leaving now would make it close the
+            # connection, before the customer was told how the answer ends.
+            await asyncio.wait([serving], timeout=SHUTDOWN_SECONDS)
 
 
-async def _serve(exchange: Exchange) -> None:
+async def _serve(exchange: Exchange, process: GatewayProcess) -> None:
     try:
         exchange.get_host()  # Refuses host names that are not ours, which nothing else on this road would.
         match = resolve(exchange.path_info.rstrip("/"), urlconf="gateway.urls")
-        response = await match.func(exchange, *match.args, **match.kwargs)
+        response = await match.func(exchange, process=process, **match.kwargs)
     except Exception as error:
         response = errors.response_to(errors.translate(error, request_id=exchange.id))
     try:

@@ -48,6 +48,7 @@ class Batcher(Generic[Item, Result]):
     async def _run_batch(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:
             results = await self._run([item for item, _ in batch])
+            answered = list(zip(batch, results, strict=True))
         except (IntegrityError, DataError) as error:
             if len(batch) == 1:
                 _fail(batch[0][1], error)
@@ -59,7 +60,7 @@ class Batcher(Generic[Item, Result]):
             for _, future in batch:
                 _fail(future, error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
+            for (_, future), result in answered:
                 if not future.done():
                     future.set_result(result)
 

@@ -16,7 +16,7 @@ from django.http import HttpResponse
 from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
-from gateway import metering, relay
+from gateway import directory, metering, relay
 from gateway.directory import Model
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
 from gateway.exchange import Exchange
@@ -89,7 +89,12 @@ async def _limited(
         price=price,
         held=price.ceiling(input_tokens=bound, output_tokens=output),
         lease=lease,
-        meter=Meter(input_estimate=estimate, output_bound=output, context_tokens=model.context_tokens),
+        meter=Meter(
+            input_estimate=estimate,
+            output_bound=output,
+            context_tokens=model.context_tokens,
+            choices=parsed.request.choices,
+        ),
         admitted_at=admitted_at,
     )
 
@@ -105,7 +110,8 @@ async def _admit(process: GatewayProcess, call: Call) -> None:
         streamed=call.parsed.request.streamed,
         owner=process.boot,
         admitted_at=call.admitted_at,
-        expires_at=call.admitted_at + timedelta(seconds=settings.GATEWAY_LONGEST_CALL_SECONDS) + HOLD_GRACE,
+        # From now, not from the moment in the id: a large body may have taken a while.
+        expires_at=directory.now() + timedelta(seconds=settings.GATEWAY_LONGEST_CALL_SECONDS) + HOLD_GRACE,
     )
     process.running[call.id] = call
     try:

@@ -58,6 +58,9 @@ def _conninfo(name: str) -> str:
     """libpq's connection string for Django's DATABASES entry."""
     database = settings.DATABASES["default"]
     options = {key: value for key, value in database["OPTIONS"].items() if key != "pool"}
+    # A server that vanished without a word is noticed; what DATABASE_URL says of its own wins.
+    options = {"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **options}
+    options["application_name"] = name
     options["options"] = (
         f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s "
         "-c idle_in_transaction_session_timeout=10s -c timezone=UTC"
@@ -68,7 +71,5 @@ def _conninfo(name: str) -> str:
         password=database["PASSWORD"],
         host=database["HOST"],
         port=database["PORT"],
-        application_name=name,
-        connect_timeout=2,
         **options,
     )

@@ -1,7 +1,6 @@
 """What this process knows of the world: models, prices, routes, read afresh every second.
 
-A **Directory** is one consistent reading, replaced as a whole. A call holds on to the one it started with. While the
-database is away the last reading stays good.
+A **Directory** is one reading, replaced as a whole. While the database is away the last one stays good.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ stream of server-sent events: sending waits while the customer reads slowly, so 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuids
@@ -17,16 +19,17 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
 from apikeys.keys import KeyFacts
-from gateway.errors import BodyTooLarge, ClientGone
-
-if TYPE_CHECKING:
-    from gateway.process import GatewayProcess
+from gateway.errors import BodyTooLarge, ClientGone, InvalidRequest, Unavailable
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 BODY_LIMIT = 32 * 2**20  # Bytes; room for images in base64.
+BODY_SECONDS = 60  # For the whole body.
+LARGE_BODY = 2**20  # Bytes; smaller ones always find room.
+BODIES_LIMIT = 256 * 2**20  # Bytes of bodies that one process holds; beyond, large ones are refused.
+LAST_SECONDS = 10  # How long the end of a stream waits for a customer who does not read.
 
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -35,56 +38,72 @@ _STREAM_HEADERS = {
 }
 
 
+@dataclass(slots=True)
+class Bodies:
+    """How many bytes of request bodies this process holds."""
+
+    held: int = 0
+
+
 class Exchange(ASGIRequest):
     """The id is the id of the call, of its hold and of its usage record; customers see it as x-request-id."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, process: GatewayProcess) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, bodies: Bodies) -> None:
         super().__init__(scope, io.BytesIO())
-        self.process = process
         self.call_id: UUID = uuids.uuid7()
         self.key: KeyFacts | None = None
         self.closed = False
         self.streaming = False
+        self.on_close: Callable[[], None] | None = None
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
-        self._on_close: Callable[[], None] | None = None
+        self._bodies = bodies
+        self._body_bytes = 0
 
     @property
     def id(self) -> str:
         return f"req_{self.call_id.hex}"
 
     async def read_body(self) -> bytes:
-        """The whole body. Raises BodyTooLarge, before reading where the length is announced; ClientGone."""
+        """The whole body; from then on a hang-up sets `closed` and calls `on_close`.
+
+        Raises BodyTooLarge, before reading where the length is announced; InvalidRequest where it takes too long;
+        Unavailable where too many large ones are here already; ClientGone.
+        """
         announced = self.META.get("CONTENT_LENGTH") or "0"
         if not announced.isdigit() or int(announced) > BODY_LIMIT:
             raise _too_large()
-        pieces, size, more = [], 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._read_pieces()
+        except TimeoutError:
+            raise InvalidRequest(f"The request body did not arrive within {BODY_SECONDS} seconds.") from None
+        self._watch = asyncio.create_task(self._wait_for_close())
+        return body
+
+    async def _read_pieces(self) -> bytes:
+        pieces, more = [], True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone("The connection was closed.")
             pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
             more = message.get("more_body", False)
-            if size > BODY_LIMIT:
+            self._body_bytes += len(pieces[-1])
+            self._bodies.held += len(pieces[-1])
+            if self._body_bytes > BODY_LIMIT:
                 raise _too_large()
+            if self._body_bytes > LARGE_BODY and self._bodies.held > BODIES_LIMIT:
+                raise Unavailable("Too many large requests are here at the moment. Please try again.")
         return b"".join(pieces)
-
-    def watch(self, on_close: Callable[[], None]) -> None:
-        """From now on call `on_close` when the customer hangs up. The body must have been read."""
-        self._on_close = on_close
-        if self.closed:
-            on_close()
-        elif self._watch is None:
-            self._watch = asyncio.create_task(self._wait_for_close())
 
     async def _wait_for_close(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.closed = True
-        if self._on_close is not None:
-            self._on_close()
+        if self.on_close is not None:
+            self.on_close()
 
     async def answer(self, response: HttpResponse) -> None:
         """Send a whole response. A customer who is gone makes no difference."""
@@ -95,11 +114,18 @@ class Exchange(ASGIRequest):
         self.streaming = True
         await self._start(200, _STREAM_HEADERS | headers)
 
-    async def send_frame(self, frame: bytes, *, last: bool = False) -> None:
-        await self._send({"type": "http.response.body", "body": frame, "more_body": not last})
+    async def send_frame(self, frame: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def end_stream(self, frame: bytes) -> None:
+        """Send the last frame. A customer who does not read is given up, so that nobody can keep us for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._send({"type": "http.response.body", "body": frame})
 
     def end(self) -> None:
-        """The exchange is over: nobody waits for the hang-up any more."""
+        """The exchange is over: its body is gone, and nobody waits for the hang-up any more."""
+        self._bodies.held -= self._body_bytes
         if self._watch is not None:
             self._watch.cancel()
 

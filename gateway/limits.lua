@@ -21,9 +21,11 @@ redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 local refused, wait = '', 0
 if requests_after > MINUTE + 1 then
     refused, wait = 'requests', requests_after - MINUTE
-elseif tokens_after > MINUTE + 1 then
+end
+if tokens_after > MINUTE + 1 and tokens_after - MINUTE > wait then  -- the longer wait is the true one
     refused, wait = 'tokens', tokens_after - MINUTE
-elseif redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[3]) then
+end
+if refused == '' and redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[3]) then
     refused, wait = 'concurrency', 1000000
 end
 if refused == '' then

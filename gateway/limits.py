@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -23,6 +23,8 @@ from gateway.errors import RateLimited, RequestNeverFits, Unavailable
 
 logger = logging.getLogger(__name__)
 
+CONNECTIONS = 32  # A burst waits for one of them, which takes less than a millisecond each.
+REDIS_SECONDS = 0.25
 LEASE_SECONDS = 30  # Renewed with every heartbeat; a dead process's leases are free after this.
 MICRO = 1_000_000
 
@@ -44,13 +46,15 @@ class Limits:
     def __init__(self) -> None:
         # redis-py retries ten times by default, even after a timeout: a count would be taken twice, and an outage
         # would cost every call seconds.
-        self._redis = Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             settings.REDIS_URL,
-            socket_timeout=0.25,
-            socket_connect_timeout=0.25,
+            max_connections=CONNECTIONS,
+            timeout=REDIS_SECONDS,
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
             retry=Retry(NoBackoff(), 0),
-            max_connections=100,
         )
+        self._redis = Redis.from_pool(pool)
         self._take = self._redis.register_script(_TAKE)
         self._return = self._redis.register_script(_RETURN)
 
@@ -81,8 +85,9 @@ class Limits:
         return Lease(key, call_id, tokens, headers)
 
     async def give_back(self, lease: Lease, *, used_tokens: int = 0, refused: bool = False) -> None:
-        """End the lease. Tokens that were not used come back; of a refused call the request too."""
-        key, unused = lease.key, max(lease.tokens - used_tokens, 0)
+        """End the lease. Tokens that were not used come back, those used beyond are taken; of a refused call the
+        request comes back too."""
+        key, unused = lease.key, lease.tokens - used_tokens
         limits = (key.requests_per_minute, key.tokens_per_minute)
         try:
             await self._return(keys=_keys(key), args=(*limits, lease.call_id.hex, int(refused), unused))
@@ -90,13 +95,13 @@ class Limits:
             logger.info("a lease ends by itself: %s", type(error).__name__)
 
     async def renew(self, leases: Iterable[Lease]) -> None:
-        """Keep the leases of running calls alive, also over a flush of Redis."""
+        """Keep the leases of running calls alive; never revive one that its call just gave back."""
         try:
             seconds, micro = await self._redis.time()
             expiry = seconds * MICRO + micro + LEASE_SECONDS * MICRO
             pipeline = self._redis.pipeline(transaction=False)
             for lease in leases:
-                pipeline.zadd(_keys(lease.key)[2], {lease.call_id.hex: expiry})
+                pipeline.zadd(_keys(lease.key)[2], {lease.call_id.hex: expiry}, xx=True)
             await pipeline.execute()
         except RedisError as error:
             logger.info("leases are not renewed: %s", type(error).__name__)

@@ -6,20 +6,26 @@ no backend told us better. A **Meter** watches the events of one call go by.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from billing.pricing import Usage
 from gateway.requests import Parsed
 
 BYTES_PER_TOKEN = 4  # Typical of English prose and of the models in the catalogue.
+BYTES_PER_TOKEN_AT_MOST = 16  # Indentation and long words; for what must not be taken for too much.
 # What a chat template adds to a message: role markers, separators.
 TEMPLATE_TOKENS = 4
 TEMPLATE_TOKENS_AT_MOST = 16
 
 
 def input_bound(parsed: Parsed, *, context_tokens: int) -> int:
-    """No tokenizer makes more tokens than there are bytes, and no model reads more than its context."""
+    """No tokenizer makes more tokens than there are bytes, and no model reads more than its context.
+
+    What an image or a file becomes cannot be seen from here, so a prompt with one may fill the context.
+    """
+    if not parsed.text_only:
+        return context_tokens
     messages = len(parsed.request.messages)
     return min(parsed.prompt_bytes + TEMPLATE_TOKENS_AT_MOST * (messages + 1), context_tokens)
 
@@ -40,16 +46,24 @@ class Meter:
     input_estimate: int
     output_bound: int
     context_tokens: int
+    choices: int = 1
     finish_reason: str = ""
     reported: Usage | None = None
+    _begun: set[int] = field(default_factory=set)  # Choices, by index.
+    _ended: set[int] = field(default_factory=set)
     _deltas: int = 0
     _bytes: int = 0
     _reported_at: int = 0  # The bytes that had come when the backend last reported.
 
     @property
     def finished(self) -> bool:
-        """Whether the backend said that the answer is complete."""
-        return bool(self.finish_reason)
+        """Whether the backend said that every choice of a stream is complete."""
+        return bool(self._ended) and self._ended == self._begun
+
+    @property
+    def overrun(self) -> bool:
+        """Whether a stream is surely far longer than it was allowed to be."""
+        return max(self._deltas, self._bytes // BYTES_PER_TOKEN_AT_MOST) > 2 * self.output_bound + 16
 
     def see_chunk(self, chunk: dict[str, Any]) -> None:
         """Count one chunk of a stream. A later usage replaces an earlier one: running counts are cumulative."""
@@ -57,7 +71,10 @@ class Meter:
             size = _text_bytes(choice.get("delta"))
             self._bytes += size
             self._deltas += size > 0
-            self.finish_reason = _reason(choice) or self.finish_reason
+            self._begun.add(choice["index"])
+            if reason := _reason(choice):
+                self.finish_reason = reason
+                self._ended.add(choice["index"])
         self._see_usage(chunk.get("usage"))
 
     def see_answer(self, answer: dict[str, Any]) -> None:
@@ -83,17 +100,17 @@ class Meter:
         return Usage(self.input_estimate, min(produced, self.output_bound))
 
     def _see_usage(self, usage: Any) -> None:
-        reported = read_usage(usage, context_tokens=self.context_tokens)
+        reported = read_usage(usage, context_tokens=self.context_tokens, choices=self.choices)
         if reported is not None:
             self.reported, self._reported_at = reported, self._bytes
 
 
-def read_usage(usage: Any, *, context_tokens: int) -> Usage | None:
+def read_usage(usage: Any, *, context_tokens: int, choices: int = 1) -> Usage | None:
     """A backend's usage object as disjoint facts; None where it is missing or cannot be true."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not _is_count(prompt, context_tokens) or not _is_count(completion, context_tokens):
+    if not _is_count(prompt, context_tokens) or not _is_count(completion, context_tokens * choices):
         return None
     cached = (
         _detail(usage, "prompt_tokens_details", "cached_tokens"),
@@ -132,7 +149,8 @@ def _is_count(value: Any, most: int) -> TypeGuard[int]:
 
 def _reason(choice: dict[str, Any]) -> str:
     reason = choice.get("finish_reason")
-    return reason[:30] if isinstance(reason, str) else ""
+    # PostgreSQL would refuse a NUL, and with it the whole record.
+    return reason.replace("\0", "")[:30] if isinstance(reason, str) else ""
 
 
 def _text_bytes(part: Any) -> int:
@@ -140,7 +158,8 @@ def _text_bytes(part: Any) -> int:
     if not isinstance(part, dict):
         return 0
     texts = [part.get(name) for name in ("content", "reasoning_content", "reasoning", "refusal")]
-    for call in part.get("tool_calls") or ():
+    calls = part.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
             texts += [function.get("name"), function.get("arguments")]

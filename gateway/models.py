@@ -13,9 +13,7 @@ from billing.models import LanguageModel
 
 class Backend(models.Model):
     name = models.CharField(max_length=100, unique=True)
-    base_url = models.CharField(
-        max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it."
-    )
+    base_url = models.CharField(max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it.")
     credential = models.BinaryField(null=True, editable=False, help_text="Encrypted; see gateway.credentials.")
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -12,14 +12,16 @@ import os
 import socket
 import time
 import uuid
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
+from apikeys import keys
 from billing import holds, ledger, usage
+from billing.usage import Outcome
 from gateway import directory
 from gateway.admission import Admission
 from gateway.authentication import Keys
@@ -50,6 +52,7 @@ class GatewayProcess:
         self.running: dict[UUID, Call] = {}
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
         self._directory: Directory | None = None
+        self._stopping = False
         self._beaten_at = -float("inf")
         self._loops: list[asyncio.Task[None]] = []
 
@@ -62,9 +65,10 @@ class GatewayProcess:
         ]
 
     def stop_calls(self) -> None:
-        """Tell the calls that still run to end now."""
+        """Tell the calls that still run to end now, and admit no others."""
+        self._stopping = True
         for call in list(self.running.values()):
-            call.stop()
+            call.stop(Outcome.SERVER_STOPPED)
 
     async def stop(self) -> None:
         """Write what is unwritten, and leave."""
@@ -81,7 +85,7 @@ class GatewayProcess:
     def ready(self) -> bool:
         """Whether calls can be admitted."""
         alive = time.monotonic() - self._beaten_at < holds.SILENT_SECONDS
-        return self._directory is not None and alive and not self.recorder.full
+        return self._directory is not None and alive and not self._stopping and not self.recorder.full
 
     @property
     def directory(self) -> Directory:
@@ -109,14 +113,21 @@ class GatewayProcess:
     async def _beat(self) -> None:
         calls = list(self.running.values())
         checkpoints = [point for call in calls if (point := call.checkpoint()) is not None]
-        refusals, self.refusals = self.refusals, Counter()
+        refusals = self.refusals.copy()
         async with self.pools.main.connection() as database:
+            asked_at = time.monotonic()  # The beat is as old as the question.
             await holds.beat(database, boot=self.boot, host=socket.gethostname(), pid=os.getpid())
-            self._beaten_at = time.monotonic()
+            self._beaten_at = asked_at
             await holds.checkpoint(database, checkpoints)
             await usage.count_refusals(database, refusals)
-            known = [*self.running, *self.recorder.unwritten]
+            self.refusals -= refusals
+            # A live view: a call that begins while we ask is in it.
+            known: ChainMap[UUID, object] = ChainMap(self.running, self.recorder.unwritten)  # type: ignore[arg-type]
             forgotten = await holds.forgotten(database, boot=self.boot, running=known)
+            disabled = await keys.disabled(database, {call.key.key_id for call in calls})
+        for call in calls:
+            if call.key.key_id in disabled:
+                call.stop(Outcome.KEY_DISABLED)
         await self.limits.renew(call.lease for call in calls)
         if forgotten:
             logger.warning("giving back %d holds that no call here knows", len(forgotten))

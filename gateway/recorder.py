@@ -35,9 +35,9 @@ class Recorder:
         self._unwritten: dict[UUID, asyncio.Task[bool]] = {}
 
     @property
-    def unwritten(self) -> list[UUID]:
+    def unwritten(self) -> dict[UUID, asyncio.Task[bool]]:
         """The calls whose records are not in the database; their holds must stay."""
-        return list(self._unwritten)
+        return self._unwritten
 
     @property
     def full(self) -> bool:
@@ -66,8 +66,7 @@ class Recorder:
                 # A defect of ours. The call stays unwritten, so its hold stays until the sweeper closes it in the open.
                 logger.exception("the usage record of call %s was refused by the database", record.id)
                 return False
-            except Exception as error:
-                logger.warning("usage records wait for the database: %s", error)
+            except Exception:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             del self._unwritten[record.id]
@@ -75,6 +74,10 @@ class Recorder:
             return True
 
     async def _write(self, records: Sequence[Record]) -> Sequence[None]:
-        async with self._pools.main.connection() as database:
-            await usage.record(database, records)
+        try:
+            async with self._pools.main.connection() as database:
+                await usage.record(database, records)
+        except Exception as error:
+            logger.warning("%d usage records wait for the database: %s", len(records), type(error).__name__)
+            raise
         return [None] * len(records)

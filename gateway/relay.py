@@ -28,7 +28,7 @@ from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
 from gateway import requests, upstream
 from gateway.directory import Model, Target
-from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, Unavailable, envelope
+from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, KeyDisabled, Unavailable, envelope
 from gateway.exchange import Exchange
 from gateway.limits import Lease
 from gateway.metering import Meter, usage_object
@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 FAILOVER_SECONDS = 30  # No further attempt is begun after this.
-USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up.
+USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up,
+GOODBYE_SECONDS = 5  # and this long, for one who waits, to send it and to end the stream.
 
 
 @dataclass(slots=True)
@@ -59,11 +60,12 @@ class Call:
     attempt: int = 0
     sent: bool = False
     accepted: bool = False
-    stopping: bool = False
+    stopped: Outcome | None = None
     first_token_ms: int | None = None
     answer: dict[str, Any] | None = None
     _started: float = field(default_factory=time.monotonic)
     _scope: asyncio.Timeout | None = None
+    _hastened: bool = False
 
     @property
     def id(self) -> UUID:
@@ -73,23 +75,31 @@ class Call:
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self._started) * 1000)
 
-    def stop(self) -> None:
-        """End the call now: this process shuts down."""
-        self.stopping = True
+    def stop(self, outcome: Outcome) -> None:
+        """End the call now, for a reason of ours."""
+        self.stopped = outcome
         self.interrupt()
 
     def interrupt(self) -> None:
         """The customer is gone, or we must go. A backend that has finished may still send its usage."""
-        if self._scope is not None:
+        if self._scope is not None and not self._scope.expired():
             grace = USAGE_SECONDS if self.meter.finished and self.meter.reported is None else 0
             self._scope.reschedule(asyncio.get_running_loop().time() + grace)
+
+    def hasten(self) -> None:
+        """The answer is complete: what is left of the stream may not take long."""
+        if self._scope is not None and not self._hastened:
+            self._hastened = True
+            self._scope.reschedule(asyncio.get_running_loop().time() + GOODBYE_SECONDS)
 
     @asynccontextmanager
     async def interruptible(self) -> AsyncIterator[None]:
         """Bounds the call in time; inside, `interrupt` raises TimeoutError out of whatever is waited for."""
         async with asyncio.timeout(settings.GATEWAY_LONGEST_CALL_SECONDS) as self._scope:
+            self.exchange.on_close = self.interrupt
             try:
-                self.exchange.watch(self.interrupt)
+                if self.exchange.closed or self.stopped is not None:
+                    raise TimeoutError  # It happened before the call was admitted, so nothing was sent yet.
                 yield
             finally:
                 self._scope = None
@@ -132,7 +142,7 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
         return outcome
     if outcome is Outcome.CLIENT_CLOSED:
         return None
-    raise BackendUnavailable
+    raise _broken(outcome, durable=True) if outcome is Outcome.KEY_DISABLED else BackendUnavailable()
 
 
 def _interrupted(call: Call) -> Outcome:
@@ -140,8 +150,8 @@ def _interrupted(call: Call) -> Outcome:
         return Outcome.COMPLETED
     if call.exchange.closed:
         return Outcome.CLIENT_CLOSED
-    if call.stopping:
-        return Outcome.SERVER_STOPPED
+    if call.stopped is not None:
+        return call.stopped
     logger.warning("call %s took too long", call.id)
     return Outcome.BACKEND_FAILED
 
@@ -181,6 +191,10 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
                 await call.exchange.start_stream(call.lease.headers)
             if chunk["choices"]:
                 await call.exchange.send_frame(_frame(call, chunk["choices"]))
+            if call.meter.finished:
+                call.hasten()
+            if call.meter.overrun:
+                raise BackendFailed(f"{target.backend}: it does not keep to max_tokens")
     if not call.meter.finished:
         raise BackendFailed(f"{target.backend}: the stream ended without a finish")
 
@@ -219,7 +233,7 @@ def record_of(call: Call, outcome: Outcome) -> Record:
 async def finish(call: Call, outcome: Outcome, *, durable: bool) -> HttpResponse | None:
     """The last bytes, after the record: the usage and [DONE], the JSON answer, or what went wrong."""
     if call.exchange.streaming:
-        await call.exchange.send_frame(_last_frames(call, outcome, durable=durable), last=True)
+        await call.exchange.end_stream(_last_frames(call, outcome, durable=durable))
         return None
     if call.exchange.closed:
         return None
@@ -242,6 +256,8 @@ def _broken(outcome: Outcome, *, durable: bool) -> GatewayError:
     """A repeat would be a second call with a second charge, so clients are told not to make it by themselves."""
     if not durable:
         return Unavailable("The answer is complete, but could not be recorded in time.", retryable=False)
+    if outcome is Outcome.KEY_DISABLED:
+        return KeyDisabled()
     if outcome is Outcome.SERVER_STOPPED:
         return Unavailable("This server is being restarted; the answer ends here.", retryable=False)
     return Unavailable("The model's backend failed; the answer ends here.", retryable=False)

@@ -21,14 +21,17 @@ INLINE_BYTES = 128 * 1024
 # An array of a million empty objects takes 60 times its size in memory, so elements are bounded too.
 ELEMENT_LIMIT = 1_000_000
 DEPTH_LIMIT = 200
+MESSAGE_LIMIT = 200  # Characters of what a refusal says of a fault.
 
 # Parameters with which a customer could steer a backend's scheduling, memory, templates or cost past what was held.
 WITHHELD = frozenset(
     {
-        "add_generation_prompt", "allowed_token_ids", "best_of", "cache_salt", "chat_template",
-        "continue_final_message", "echo", "kv_transfer_params", "length_penalty", "lora", "lora_path",
-        "mm_processor_kwargs", "priority", "prompt_embeds", "prompt_logprobs", "request_id", "return_token_ids",
-        "return_tokens_as_token_ids", "use_beam_search", "vllm_xargs",
+        "add_generation_prompt", "allowed_token_ids", "best_of", "bootstrap_host", "bootstrap_port",
+        "bootstrap_room", "cache_salt", "chat_template", "continue_final_message", "custom_logit_processor",
+        "custom_params", "data_parallel_rank", "echo", "extra_key", "kv_transfer_params", "length_penalty",
+        "logits_processors", "lora", "lora_path", "mm_processor_kwargs", "priority", "prompt_embeds",
+        "prompt_logprobs", "request_id", "return_hidden_states", "return_token_ids",
+        "return_tokens_as_token_ids", "rid", "session_params", "use_beam_search", "vllm_xargs",
     }
 )  # fmt: skip
 
@@ -94,6 +97,16 @@ class Parsed:
     prompt_bytes: int
     text_bytes: int
 
+    @property
+    def text_only(self) -> bool:
+        """Whether no message holds an image, a sound or a file."""
+        return all(
+            part.get("type") == "text"
+            for message in self.request.messages
+            if isinstance(message.content, list)
+            for part in message.content
+        )
+
 
 async def parse(body: bytes) -> Parsed:
     """Raises InvalidRequest, and nothing else."""
@@ -143,11 +156,13 @@ def _explained(fault: str) -> InvalidRequest:
     """msgspec says: Expected `int` >= 1 - at `$.max_tokens`. Customers get the parameter's name."""
     match = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", fault, flags=re.DOTALL)
     reason, path = (match[1], match[2]) if match else (fault, None)
+    reason = reason[:MESSAGE_LIMIT]  # It may repeat a value, which may be as long as the body.
     missing = re.fullmatch(r"Object missing required field `(\w+)`", reason)
     if missing:
         path = f"{path}.{missing[1]}" if path else missing[1]
         reason = "This parameter is required."
-    param = path.replace("[...]", "[]") if path else None
+    # `[...]` stands for some member of an object, which has no name here.
+    param = path.replace("[...]", "[]") if path and path != "[...]" else None
     return InvalidRequest(f"Invalid `{param}`: {reason}" if param else reason, param=param)
 
 

@@ -44,7 +44,9 @@ class Upstream:
             total=None, sock_connect=CONNECT_SECONDS, sock_read=settings.GATEWAY_IDLE_SECONDS
         )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
+            # Idle connections are given up before the servers do so (uvicorn's 5 s): a POST that meets a closing
+            # connection fails, and is not repeated.
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=4),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
             trace_configs=[_sent_trace()],
@@ -109,6 +111,7 @@ def _sent_trace() -> aiohttp.TraceConfig:
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     """The well-formed chunks of a streamed answer, until [DONE] or the end. Raises BackendFailed."""
+    begun: set[int] = set()
     async for data in _events(response):
         if data == b"[DONE]":
             response.flint_done = True  # type: ignore[attr-defined]  # The rest of the body is empty: see _let_go.
@@ -116,7 +119,20 @@ async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, An
         chunk = _decoded(data)
         if not isinstance(chunk.get("choices"), list) or not all(isinstance(c, dict) for c in chunk["choices"]):
             raise BackendFailed("an event without choices")
+        for choice in chunk["choices"]:
+            _mend(choice, begun)
         yield chunk
+
+
+def _mend(choice: dict[str, Any], begun: set[int]) -> None:
+    """SDKs count on an index and a delta, and put roles that come twice together as "assistantassistant"."""
+    if type(choice.get("index")) is not int:
+        choice["index"] = 0
+    if not isinstance(choice.get("delta"), dict):
+        choice["delta"] = {}
+    if choice["index"] in begun:
+        choice["delta"].pop("role", None)
+    begun.add(choice["index"])
 
 
 async def answer(response: aiohttp.ClientResponse) -> dict[str, Any]:

@@ -23,20 +23,19 @@ class GatewayView(APIView):
     public = False
     request: Exchange  # type: ignore[assignment]  # DRF wraps Django's request; the lean path has no need to.
 
-    @property
-    def process(self) -> GatewayProcess:
-        return self.request.process
+    process: GatewayProcess
 
     async def dispatch(  # type: ignore[override]  # DRF dispatches synchronously.
-        self, request: Exchange, *args: Any, **kwargs: Any
+        self, request: Exchange, *, process: GatewayProcess, **kwargs: Any
     ) -> HttpResponse | None:
+        self.process = process
         try:
             handler = getattr(self, (request.method or "").lower(), None)
             if handler is None or request.method not in self.allowed_methods:
                 raise MethodNotAllowed("This URL does not know that method.")
-            if not self.public:
+            if not self.public and request.method != "OPTIONS":  # Browsers ask without a key what they may ask.
                 request.key = await self.process.keys.authenticate(request.META.get("HTTP_AUTHORIZATION", ""))
-            response: HttpResponse | None = await handler(request, *args, **kwargs)
+            response: HttpResponse | None = await handler(request, **kwargs)
         except Exception as error:
             return self.handle_exception(error)
         return response
@@ -49,7 +48,7 @@ class GatewayView(APIView):
         self.process.refusals[account, refusal.status_code, refusal.code] += 1
         return errors.response_to(refusal)
 
-    async def options(self, request: Exchange, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
+    async def options(self, request: Exchange, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         return HttpResponse(status=204, headers={"Allow": ", ".join(self.allowed_methods)})
 
 

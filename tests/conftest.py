@@ -15,6 +15,9 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from billing import catalogue
+from billing.models import LanguageModel
+from gateway import backends
+from tests.stack import Stack, running
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,22 @@ def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iter
     with django_db_blocker.unblock():
         yield
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def stack(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """The running product, shared by all tests; each makes its own account."""
+
+    def route_all_models(base_url: str) -> None:
+        with django_db_blocker.unblock():
+            names = LanguageModel.objects.values_list("public_id", flat=True)
+            backends.save(name="demo", base_url=base_url, credential=None, models={name: name for name in names})
+            connection.close()
+
+    with running(tmp_path_factory.mktemp("stack"), route_all_models) as running_stack:
+        yield running_stack
 
 
 @pytest.fixture

@@ -1,0 +1,87 @@
+"""A customer of the running stack: an account with a key and money, and what it sees."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from django.db import connection
+from openai import OpenAI
+
+from accounts.models import Account, Tier
+from apikeys import keys
+from apikeys.models import ApiKey
+from billing.models import Hold, UsageRecord, Wallet
+from tests import factories
+from tests.stack import until
+
+
+@dataclass
+class Customer:
+    account: Account
+    key: ApiKey
+    secret: str
+
+    @property
+    def wallet(self) -> Wallet:
+        return Wallet.objects.get(pk=self.account.pk)
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        return list(UsageRecord.objects.filter(account=self.account).order_by("id"))
+
+    @property
+    def holds(self) -> list[Hold]:
+        return list(Hold.objects.filter(account_id=self.account.pk).order_by("id"))
+
+    def openai(self, api_base: str) -> OpenAI:
+        """A context manager: leaving it closes its connections."""
+        return OpenAI(base_url=api_base, api_key=self.secret, max_retries=0)
+
+    def settled(self, calls: int, seconds: float = 5.0) -> list[UsageRecord]:
+        """The records of all calls, once there are so many and they are charged."""
+        done = UsageRecord.objects.filter(account=self.account, settled_at__isnull=False)
+        until(lambda: done.count() >= calls and not self.holds, seconds)
+        return self.records
+
+    def only_record(self) -> UsageRecord:
+        """The record of its one call, once it is charged."""
+        (record,) = self.settled(1)
+        return record
+
+
+def customer(*, pico: int = 10 * 10**12, tier: str = "Enterprise") -> Customer:
+    account = factories.account(tier=Tier.objects.get(name=tier))
+    if pico:
+        factories.credit(account, pico)
+    key, secret = keys.create(account=account, name="a key", now=datetime.now(UTC))
+    return Customer(account, key, secret)
+
+
+def chat(content: str = "How do tides work?", **fields: Any) -> dict[str, Any]:
+    return {"model": "deepseek-v4-flash", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def all_at_once(urls: list[str], secret: str, body: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The same JSON call to every URL at the same moment; (status, answer) of each."""
+
+    async def calls() -> list[tuple[int, dict[str, Any]]]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            return await asyncio.gather(*(call(session, url) for url in urls))
+
+    async def call(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
+        headers = {"Authorization": f"Bearer {secret}"}
+        async with session.post(f"{url}/v1/chat/completions", data=json.dumps(body), headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    return asyncio.run(calls())
+
+
+def somebody_waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
+        return bool(cursor.rowcount)

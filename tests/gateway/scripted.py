@@ -1,0 +1,85 @@
+"""A backend that sends what a test tells it, piece by piece: for the moments that no well-behaved server stops at."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+import time
+from typing import Any
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+WAIT_SECONDS = 10.0
+
+
+def chunk(text: str | None = None, *, finish: str | None = None, index: int = 0, **fields: Any) -> bytes:
+    """One event of a stream."""
+    delta = {"content": text} if text is not None else {}
+    body = {"id": "x", "choices": [{"index": index, "delta": delta, "finish_reason": finish}], **fields}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def usage(prompt: int, completion: int) -> bytes:
+    body = {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+class ScriptedBackend:
+    """Answers every call with the steps of `script`; an Event among them is waited for."""
+
+    def __init__(self) -> None:
+        self.script: list[bytes | threading.Event] = []
+        self.left_at: float | None = None  # When the last client went away before the script's end.
+        self.calls = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def play(self, *script: bytes | threading.Event) -> None:
+        self.script, self.left_at, self.calls = list(script), None, 0
+
+    def stop(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            script = list(self.script)
+            self._read_request(connection)
+            self.calls += 1
+            try:
+                connection.sendall(HEAD)
+                for step in script:
+                    if isinstance(step, bytes):
+                        connection.sendall(step)
+                    elif not self._wait(connection, step):
+                        self.left_at = time.monotonic()
+                        return
+            except ConnectionError:
+                self.left_at = time.monotonic()
+
+    def _wait(self, connection: socket.socket, event: threading.Event) -> bool:
+        """Whether the event came before the client left."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not event.wait(0.01) and time.monotonic() < deadline:
+            readable, _, _ = select.select([connection], [], [], 0)
+            if readable and not connection.recv(1):
+                return False
+        return True
+
+    def _read_request(self, connection: socket.socket) -> None:
+        with connection.makefile("rb") as request:
+            length = 0
+            while (line := request.readline().strip().lower()) != b"":
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            request.read(length)

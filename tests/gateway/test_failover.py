@@ -1,0 +1,93 @@
+"""A failure before a backend has accepted is free, and another backend is tried; afterwards neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from billing.models import ReleasedHolds
+from tests.gateway import wire
+from tests.gateway.conftest import Lab
+from tests.gateway.customers import Customer, chat, customer
+from tests.stack import Stack, until
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+@pytest.fixture
+def alice(committed: None) -> Customer:
+    return customer()
+
+
+def assert_free(of: Customer, reason: str) -> None:
+    """The hold was released for this reason, and nothing else happened."""
+    until(lambda: not of.holds)
+    assert not of.records
+    wallet = of.wallet
+    assert (wallet.posted, wallet.held, wallet.holds_released) == (10 * 10**12, 0, 1)
+    assert ReleasedHolds.objects.get(account=of.account).reason == reason
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "switches",
+    ["close_before", "status=500", "status=503", "status=429 retry_after=7", "status=401", "status=302",
+     "garbage=html", "garbage=empty", "garbage=other_kind", "status=500 error_body=html"],
+)  # fmt: skip
+def test_a_failure_before_acceptance_is_503_and_free(
+    stack: Stack, alice: Customer, switches: str, streamed: bool
+) -> None:
+    answer = wire.ask(stack.webs[0], alice.secret, chat(f"[demo: {switches}]", stream=streamed))
+    assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
+    assert answer.retry_after >= 1
+    assert_free(alice, "model_unavailable")
+
+
+@pytest.mark.parametrize("switches", ["error_after=0", "cut_after=1", "garbage=json", "garbage=half_utf8"])
+def test_a_broken_json_answer_is_503_and_free(stack: Stack, alice: Customer, switches: str) -> None:
+    answer = wire.ask(stack.webs[0], alice.secret, chat(f"[demo: {switches}]"))
+    assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
+    assert_free(alice, "model_unavailable")
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_the_backend_refuses_is_400_and_free(stack: Stack, alice: Customer, status: int) -> None:
+    answer = wire.ask(stack.webs[0], alice.secret, chat(f"[demo: status={status}]"))
+    assert (answer.status, answer.error["code"]) == (400, "invalid_prompt")
+    assert "worker" not in answer.error["message"]
+    assert_free(alice, "invalid_prompt")
+
+
+def test_a_model_without_a_backend_or_with_a_dead_one_is_503_and_free(stack: Stack, lab: Lab) -> None:
+    for model in (lab.of_nobody, lab.of_closed_port):
+        who = customer()
+        assert wire.ask(stack.webs[0], who.secret, chat(model=model)).status == 503
+        assert_free(who, "model_unavailable")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_second_backend_answers_where_the_first_fails_before_acceptance(
+    stack: Stack, lab: Lab, alice: Customer, streamed: bool
+) -> None:
+    for switches in ("status=503", "close_before", "garbage=html"):
+        body = chat(f"[demo: {switches} only_attempts=1]", model=lab.of_two, stream=streamed)
+        answer = wire.ask(stack.webs[0], alice.secret, body)
+        assert answer.status == 200
+        attempts = until(lambda call=answer.call_id: _both(stack, str(call)))  # type: ignore[misc]
+        assert [entry["attempt"] for entry in attempts] == ["1", "2"]
+    assert {(record.backend, record.attempt) for record in alice.settled(3)} == {(lab.second, 2)}
+
+
+def _both(stack: Stack, call: str) -> list[dict[str, Any]] | None:
+    found = stack.backend.entries(call)
+    return found if len(found) == 2 else None
+
+
+def test_nobody_else_is_asked_once_a_backend_has_accepted(stack: Stack, lab: Lab, alice: Customer) -> None:
+    body = chat("[demo: cut_after=1 only_attempts=1 tokens_per_second=200]", model=lab.of_two)
+    head, events = wire.whole(stack.webs[0], alice.secret, body)
+    assert events[-2] is not None
+    assert "error" in events[-2]
+    assert len(stack.backend.entries(str(head.call_id))) == 1
+    assert alice.only_record().backend == lab.first

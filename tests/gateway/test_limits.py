@@ -1,0 +1,229 @@
+"""Requests and tokens a minute and concurrent requests: true, shared by all processes, and never a matter of money."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+
+from accounts.models import Tier
+from apikeys.keys import KeyFacts
+from flint.sandbox import servers
+from gateway.limits import Limits
+from tests import factories
+from tests.billing.stage import assert_books_hold
+from tests.gateway import wire
+from tests.gateway.customers import Customer, all_at_once, chat, customer
+from tests.stack import Stack, WebProcess, until
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+HANG = "[demo: hang_after=1]"
+
+
+def limited(*, requests: int = 100_000, tokens: int = 10_000_000, concurrent: int = 1_000) -> Customer:
+    """A customer with a tier of its own."""
+    tier = Tier.objects.create(
+        name=factories.unique("tier"),
+        requests_per_minute=requests,
+        tokens_per_minute=tokens,
+        concurrent_requests=concurrent,
+    )
+    return customer(tier=tier.name)
+
+
+@contextmanager
+def limiter() -> Iterator[Any]:
+    with closing(redis.Redis.from_url(os.environ["REDIS_URL"])) as client:
+        yield client
+
+
+def leases_key(of: Customer) -> str:
+    return f"limit:{{{of.account.pk}}}:calls"
+
+
+@contextmanager
+def hanging(web: WebProcess, of: Customer, calls: int) -> Iterator[None]:
+    """So many accepted streams that do not end."""
+    with ExitStack() as opened:
+        for _ in range(calls):
+            opened.enter_context(wire.stream(web, of.secret, chat(HANG))).read(1)
+        yield
+
+
+def test_the_61st_request_of_standard_is_429_and_its_retry_after_is_true(stack: Stack) -> None:
+    alice = customer(tier="Standard")
+    started = time.monotonic()
+    passed = 0
+    while (answer := wire.ask(stack.webs[passed % 2], alice.secret, chat(max_tokens=1))).status == 200:
+        passed += 1
+        assert answer.left("requests") <= 60 - 1
+    assert 60 <= passed <= 60 + int(time.monotonic() - started)  # One comes back each second.
+    assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded_requests")
+    assert answer.error["type"] == "rate_limit_error"
+    assert answer.headers["x-ratelimit-limit-requests"] == "60"
+    assert answer.left("requests") == 0
+    assert answer.headers["x-ratelimit-reset-requests"].endswith("ms")
+    assert answer.retry_after == 1
+
+    time.sleep(answer.retry_after)  # Exactly as long as it says.
+    assert wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1)).status == 200
+
+
+def test_the_sixth_concurrent_request_of_standard_is_429_on_either_process(stack: Stack) -> None:
+    alice = customer(tier="Standard")
+    with hanging(stack.webs[0], alice, 2), hanging(stack.webs[1], alice, 3):
+        for web in stack.webs:
+            answer = wire.ask(web, alice.secret, chat(max_tokens=1))
+            assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded_concurrency")
+            assert answer.retry_after == 1
+    until(lambda: wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1)).status == 200, 1)
+    assert len(alice.settled(6)) == 6
+
+
+def test_five_requests_at_once_pass_and_their_places_are_free_again_at_their_ends(stack: Stack) -> None:
+    alice = customer(tier="Standard")
+    urls = [web.url for web in stack.webs]
+    for _ in range(5):
+        answers = all_at_once([*urls, *urls, urls[0]], alice.secret, chat(max_tokens=1))
+        assert [status for status, _ in answers] == [200] * 5
+
+
+def test_a_burst_larger_than_the_pool_of_connections_is_answered(stack: Stack) -> None:
+    alice = limited()
+    answers = all_at_once([stack.webs[0].url] * 200, alice.secret, chat(max_tokens=1))
+    assert {status for status, _ in answers} == {200}
+    with limiter() as client:
+        until(lambda: client.zcard(leases_key(alice)) == 0)
+
+
+def test_tokens_a_minute_are_taken_as_asked_and_corrected_to_what_was_used(stack: Stack) -> None:
+    alice = limited(tokens=1_000)
+    first = wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5]", max_tokens=900))
+    assert first.left("tokens") < 100  # The call was still running then.
+    used = first.json["usage"]["total_tokens"]
+    second = wire.ask(stack.webs[1], alice.secret, chat("[demo: tokens=600]", max_tokens=600))
+    assert second.status == 200
+    assert 380 - 2 * used <= second.left("tokens") <= 400
+    third = wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=600]", max_tokens=600))
+    assert (third.status, third.error["code"]) == (429, "rate_limit_exceeded_tokens")
+    # 1,000 tokens a minute: 600 are used, 600 more are asked for, so 200 must come back first.
+    assert 12 <= third.retry_after <= 16
+
+
+def test_tokens_beyond_the_estimate_are_taken_afterwards(stack: Stack) -> None:
+    alice = limited(tokens=10_000)
+    wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5 usage_prompt=9000]", max_tokens=10))
+    assert wire.ask(stack.webs[1], alice.secret, chat(max_tokens=10)).left("tokens") < 1_100
+
+
+def test_the_longer_of_two_waits_is_told(stack: Stack) -> None:
+    alice = limited(requests=60, tokens=1_000)
+    assert wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=900]", max_tokens=900)).status == 200
+    with limiter() as client:  # As if all requests of the minute had been made just now.
+        key = f"limit:{{{alice.account.pk}}}:requests"
+        seconds, micro = client.time()
+        client.set(key, seconds * 10**6 + micro + 60 * 10**6)
+    answer = wire.ask(stack.webs[0], alice.secret, chat(max_tokens=900))
+    assert (answer.error["code"], answer.retry_after > 40) == ("rate_limit_exceeded_tokens", True)
+
+
+def test_a_call_larger_than_the_whole_limit_is_400(stack: Stack) -> None:
+    alice = limited(tokens=1_000)
+    answer = wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1_000))
+    assert (answer.status, answer.error["code"]) == (400, "request_exceeds_limit")
+    assert answer.error["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize("failing", ["402", "503", "400"])
+def test_refused_calls_give_back_what_they_took(stack: Stack, failing: str) -> None:
+    alice = customer(tier="Standard", pico=0 if failing == "402" else 10**12)
+    body = chat(f"[demo: status={failing}]" if failing != "402" else "hello")
+    for _ in range(10):
+        assert wire.ask(stack.webs[0], alice.secret, body).status == int(failing)
+    factories.credit(alice.account, 10**12)
+    answer = wire.ask(stack.webs[0], alice.secret, chat(max_tokens=10))
+    assert (answer.status, answer.left("requests")) == (200, 59)
+    assert answer.left("tokens") > 99_900
+    with limiter() as client:
+        assert client.zcard(leases_key(alice)) == 0
+
+
+def test_the_lease_of_a_process_that_died_is_free_after_its_time(stack: Stack) -> None:
+    alice = limited(concurrent=1)
+    with limiter() as client:
+        seconds, micro = client.time()
+        client.zadd(leases_key(alice), {"a call of a dead process": seconds * 10**6 + micro + 20 * 10**6})
+        assert wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1)).status == 429
+        client.zadd(leases_key(alice), {"a call of a dead process": seconds * 10**6 + micro})
+    assert wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1)).status == 200
+
+
+def test_the_lease_of_a_running_call_is_renewed(stack: Stack) -> None:
+    alice = limited()
+    with limiter() as client:
+        with hanging(stack.webs[0], alice, 1):
+            ((_, first),) = client.zrange(leases_key(alice), 0, -1, withscores=True)
+            until(lambda: client.zrange(leases_key(alice), 0, -1, withscores=True)[0][1] > first)
+        until(lambda: client.zcard(leases_key(alice)) == 0)
+
+
+def test_a_lease_that_was_given_back_is_not_revived_by_a_renewal_on_its_way() -> None:
+    alice = limited()
+    facts = KeyFacts(alice.key.pk, alice.account.pk, False, False, 10, 1_000, 1)
+
+    async def ended_while_the_heartbeat_asked() -> None:
+        limits = Limits()
+        lease = await limits.take(facts, call_id=uuid4(), tokens=1)
+        await limits.give_back(lease)
+        await limits.renew([lease])
+        await limits.close()
+
+    asyncio.run(ended_while_the_heartbeat_asked())
+    with limiter() as client:
+        assert client.zcard(leases_key(alice)) == 0
+
+
+def test_flushall_in_the_middle_of_calls_changes_no_money(stack: Stack) -> None:
+    alice = customer()
+    body = chat("[demo: tokens=30 tokens_per_second=60]", max_tokens=30)
+    with ExitStack() as opened:
+        streams = [opened.enter_context(wire.stream(web, alice.secret, body)) for web in stack.webs * 3]
+        for one in streams:
+            one.read(1)
+        with limiter() as client:
+            client.flushall()
+        assert wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=30]")).status == 200
+        assert [one.rest()[-1] for one in streams] == [None] * 6
+    records = alice.settled(7)
+    assert [record.output_tokens for record in records] == [30] * 7
+    assert alice.wallet.posted == 10 * 10**12 - sum(record.charge for record in records)
+    assert_books_hold()
+
+
+def test_without_redis_calls_are_503_at_once_and_come_back_with_it(stack: Stack, tmp_path: Path) -> None:
+    alice = customer()
+    with servers.valkey(tmp_path / "valkey") as own:
+        web = WebProcess(tmp_path / "web.log", REDIS_URL=own.url)
+        try:
+            web.wait_until_ready()
+            assert wire.ask(web, alice.secret, chat(max_tokens=1)).status == 200
+            own.stop()
+            started = time.monotonic()
+            answer = wire.ask(web, alice.secret, chat(max_tokens=1))
+            assert (answer.status, answer.error["code"]) == (503, "service_unavailable")
+            assert answer.retry_after == 1
+            assert time.monotonic() - started < 1
+            own.start()
+            until(lambda: wire.ask(web, alice.secret, chat(max_tokens=1)).status == 200)
+        finally:
+            assert web.stop() in (0, -15)
+    assert not alice.wallet.held or alice.settled(2)

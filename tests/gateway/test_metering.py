@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.pricing import Usage
+from flint.sandbox.demo_backend import prompts
+from flint.sandbox.demo_backend.prompts import PrefixCache
+from gateway import metering, requests
+from gateway.metering import Meter
+from tests.gateway.customers import chat
+
+CONTEXT = 1_000_000
+
+contents = (
+    st.text(max_size=300)
+    | st.none()
+    | st.lists(
+        st.builds(lambda text: {"type": "text", "text": text}, st.text(max_size=100))
+        | st.builds(lambda data: {"type": "image_url", "image_url": {"url": data}}, st.text(max_size=100)),
+        max_size=4,
+    )
+)
+messages = st.lists(
+    st.builds(
+        lambda role, content, calls: {"role": role, "content": content, **({"tool_calls": calls} if calls else {})},
+        st.sampled_from(["system", "user", "assistant", "tool"]),
+        contents,
+        st.lists(st.dictionaries(st.text(max_size=9), st.text(max_size=30), max_size=3), max_size=2),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(messages, st.lists(st.dictionaries(st.text(max_size=9), st.text(max_size=40), max_size=3), max_size=3))
+def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], tools: list[Any]) -> None:
+    body = json.dumps(chat(messages=said, tools=tools)).replace("\\u0000", " ").encode()
+    parsed = asyncio.run(requests.parse(body))
+    sent = json.dumps(requests.forwarded(parsed, backend_model="theirs"), ensure_ascii=False).encode()
+    counted, _ = PrefixCache().count(prompts.read(sent))
+    assert counted <= metering.input_bound(parsed, context_tokens=CONTEXT)
+
+
+@given(messages)
+def test_the_estimate_is_never_more_than_the_bound(said: list[Any]) -> None:
+    parsed = asyncio.run(requests.parse(json.dumps(chat(messages=said)).replace("\\u0000", " ").encode()))
+    for context in (1, 50, CONTEXT):
+        bound = metering.input_bound(parsed, context_tokens=context)
+        assert 0 < metering.input_estimate(parsed, context_tokens=context) <= bound <= context
+
+
+def test_every_choice_may_be_as_long_as_allowed() -> None:
+    parsed = asyncio.run(requests.parse(json.dumps(chat(max_tokens=7, n=3)).encode()))
+    assert metering.output_bound(parsed) == 21
+
+
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 5}, Usage(10, 5)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 999}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(10, 5, 4)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_cache_hit_tokens": 4}, Usage(10, 5, 4)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 4}, Usage(10, 5, 4)),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 4, "prompt_cache_hit_tokens": 4,
+             "prompt_tokens_details": {"cached_tokens": 4}},
+            Usage(10, 5, 4),  # The same fact three times is one fact.
+        ),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 11}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": -1}, Usage(10, 5)),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}},
+            Usage(10, 5, 0, 3),
+        ),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 6}},
+            Usage(10, 5),
+        ),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": None}, Usage(10, 5)),
+        ({"prompt_tokens": 10}, None),
+        ({"prompt_tokens": -1, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 10, "completion_tokens": 5.0}, None),
+        ({"prompt_tokens": "10", "completion_tokens": 5}, None),
+        ({"prompt_tokens": True, "completion_tokens": 5}, None),
+        ({"prompt_tokens": 10, "completion_tokens": CONTEXT + 1}, None),
+        ({"prompt_tokens": 10**30, "completion_tokens": 5}, None),
+        ({}, None),
+        (None, None),
+        ([], None),
+        ("usage", None),
+    ],
+)  # fmt: skip
+def test_a_usage_is_read_or_not_believed(usage: Any, read: Usage | None) -> None:
+    assert metering.read_usage(usage, context_tokens=CONTEXT) == read
+
+
+def meter(output_bound: int = 100) -> Meter:
+    return Meter(input_estimate=12, output_bound=output_bound, context_tokens=CONTEXT)
+
+
+def see(seen: Meter, text: str | None = None, *, finish: str | None = None, index: int = 0, usage: Any = None) -> None:
+    delta = {} if text is None else {"content": text}
+    seen.see_chunk({"choices": [{"index": index, "delta": delta, "finish_reason": finish}], "usage": usage})
+
+
+def test_an_estimate_counts_a_token_for_every_delta_or_four_bytes() -> None:
+    one = meter()
+    for _ in range(5):
+        see(one, "a")
+    assert one.so_far() == Usage(12, 5)
+    see(one, "x" * 40)
+    assert one.so_far() == Usage(12, 12)  # 45 bytes.
+
+
+def test_reasoning_refusals_and_tools_count_and_an_empty_delta_does_not() -> None:
+    one = meter()
+    for delta in (
+        {"reasoning_content": "a"},
+        {"refusal": "a"},
+        {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "assistant", "content": ""},
+    ):
+        one.see_chunk({"choices": [{"index": 0, "delta": delta}]})
+    assert one.so_far() == Usage(12, 3)
+
+
+def test_an_estimate_is_never_more_than_was_allowed() -> None:
+    one = meter(output_bound=3)
+    see(one, "x" * 400)
+    assert one.so_far() == Usage(12, 3)
+
+
+def test_running_usage_is_believed_until_something_comes_after_it() -> None:
+    one = meter()
+    see(one, "a", usage={"prompt_tokens": 9, "completion_tokens": 1})
+    assert one.so_far() == Usage(9, 1)
+    see(one, "b")
+    assert one.so_far() == Usage(12, 2)
+    see(one, finish="stop", usage={"prompt_tokens": 9, "completion_tokens": 2})
+    assert one.usage() == one.so_far() == Usage(9, 2)
+
+
+def test_an_answer_is_finished_once_every_choice_that_began_is() -> None:
+    one = meter()
+    see(one, "a", index=0)
+    see(one, "b", index=1)
+    see(one, finish="stop", index=1)
+    assert not one.finished
+    see(one, finish="length", index=0)
+    assert one.finished
+
+
+def test_an_overrun_is_noticed_well_above_the_limit() -> None:
+    one = meter(output_bound=50)
+    for _ in range(100):
+        see(one, "word")
+    assert not one.overrun
+    for _ in range(100):
+        see(one, "word")
+    assert one.overrun

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway import requests
+from gateway.errors import InvalidRequest
+from gateway.requests import Parsed
+from tests.gateway.customers import chat
+
+
+def parse(body: Any) -> Parsed:
+    return asyncio.run(requests.parse(body if isinstance(body, bytes) else json.dumps(body).encode()))
+
+
+def forwarded(**fields: Any) -> dict[str, Any]:
+    return requests.forwarded(parse(chat(**fields)), backend_model="theirs")
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+parameters = [*requests.ChatCompletionRequest.__struct_fields__, "tools", "seed", "logit_bias"]
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
+    only_invalid_request(body)
+
+
+@given(st.dictionaries(st.sampled_from(parameters) | st.text(max_size=8), json_values, max_size=8))
+@example({"max_tokens": 10**400})
+@example({"tools": 5})
+@example({"seed": float("nan")})
+@example({"stop": "\ud800"})
+def test_any_json_object_is_parsed_or_refused(fields: dict[str, Any]) -> None:
+    only_invalid_request(json.dumps(fields).encode())
+    only_invalid_request(json.dumps(chat() | fields).encode())
+
+
+def only_invalid_request(body: bytes) -> None:
+    """What is parsed can be forwarded as JSON, and has a size."""
+    try:
+        parsed = asyncio.run(requests.parse(body))
+    except InvalidRequest:
+        return
+    assert json.dumps(requests.forwarded(parsed, backend_model="theirs"))
+    assert parsed.text_bytes >= 0
+    assert 0 < parsed.prompt_bytes <= 6 * len(body)
+
+
+def test_a_large_body_is_parsed_like_a_small_one() -> None:
+    large = parse(chat("x" * requests.INLINE_BYTES))
+    assert large.text_bytes == requests.INLINE_BYTES
+
+
+def test_defaults_are_ours_and_the_rest_is_passed_on() -> None:
+    body = forwarded(seed=7, logit_bias={"5": 1}, response_format={"type": "json_object"}, user="u")
+    assert body == {
+        "model": "theirs",
+        "messages": [{"role": "user", "content": "How do tides work?"}],
+        "max_tokens": 1024,
+        "temperature": 0.7,
+        "top_p": 1.0,
+        "presence_penalty": 0.0,
+        "stream": False,
+        "seed": 7,
+        "logit_bias": {"5": 1},
+        "response_format": {"type": "json_object"},
+        "user": "u",
+    }
+
+
+def test_a_message_keeps_fields_that_we_do_not_know() -> None:
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}], "reasoning_content": "hm"}
+    assert forwarded(messages=[message])["messages"] == [message]
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, 1024),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
+    ],
+)
+def test_the_newer_name_of_max_tokens_wins_and_goes_out_under_the_older(fields: dict[str, int], limit: int) -> None:
+    body = forwarded(**fields)
+    assert body["max_tokens"] == limit
+    assert "max_completion_tokens" not in body
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": False}, {"include_usage": True, "x": 1}])
+def test_a_stream_always_asks_the_backend_for_its_usage(options: dict[str, Any] | None) -> None:
+    assert forwarded(stream=True, stream_options=options)["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in forwarded(stream_options=options)
+
+
+def test_null_means_absent() -> None:
+    assert "stop" not in forwarded(stop=None)
+    assert forwarded(temperature=None)["temperature"] == 0.7
+
+
+def test_what_steers_a_backend_is_withheld() -> None:
+    body = forwarded(**dict.fromkeys(requests.WITHHELD, 1))
+    assert not requests.WITHHELD & set(body)
+
+
+def test_the_last_of_two_equal_names_counts_everywhere() -> None:
+    parsed = parse(b'{"model": "m", "max_tokens": 5, "max_tokens": 9, "messages": [{"role": "user", "content": ""}]}')
+    assert parsed.request.output_limit == 9
+    assert requests.forwarded(parsed, backend_model="theirs")["max_tokens"] == 9
