@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3
 FAILOVER_SECONDS = 30  # No further attempt is begun after this.
 USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up,
-GOODBYE_SECONDS = 5  # and this long, for one who waits, to send it and to end the stream.
+GOODBYE_SECONDS = 3  # and this long, for one who waits, to send it and to end the stream.
 
 
 @dataclass(slots=True)

@@ -55,6 +55,18 @@ def test_the_estimate_is_never_more_than_the_bound(said: list[Any]) -> None:
         assert 0 < metering.input_estimate(parsed, context_tokens=context) <= bound <= context
 
 
+def test_a_prompt_with_an_image_may_fill_the_context() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    parsed = asyncio.run(requests.parse(json.dumps(chat(messages=[{"role": "user", "content": [picture]}])).encode()))
+    assert metering.input_bound(parsed, context_tokens=CONTEXT) == CONTEXT
+
+
+def test_the_usage_of_several_choices_may_be_longer_than_the_context() -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 150}
+    assert metering.read_usage(usage, context_tokens=100, choices=1) is None
+    assert metering.read_usage(usage, context_tokens=100, choices=2) == Usage(5, 150)
+
+
 def test_every_choice_may_be_as_long_as_allowed() -> None:
     parsed = asyncio.run(requests.parse(json.dumps(chat(max_tokens=7, n=3)).encode()))
     assert metering.output_bound(parsed) == 21

@@ -207,6 +207,17 @@ def test_a_stream_with_one_choice_unfinished_is_not_complete(stack: Stack, lab: 
     assert alice.only_record().outcome == Outcome.BACKEND_FAILED
 
 
+def test_a_backend_that_finishes_but_does_not_end_does_not_keep_the_customer(
+    stack: Stack, lab: Lab, alice: Customer
+) -> None:
+    lab.scripted.play(chunk("a"), chunk(finish="stop"), usage(3, 1), threading.Event())
+    started = time.monotonic()
+    _, events = wire.whole(stack.webs[0], alice.secret, chat(model=lab.of_script))
+    assert time.monotonic() - started < 8
+    assert text(events) == "a"
+    assert alice.only_record().charge == 3 * INPUT_RATE + 1 * OUTPUT_RATE
+
+
 def test_a_line_that_does_not_end_breaks_the_stream_within_bounds(stack: Stack, lab: Lab, alice: Customer) -> None:
     lab.scripted.play(chunk("a"), b"data: " + b"x" * (5 * 2**20), threading.Event())
     _, events = wire.whole(stack.webs[0], alice.secret, chat(model=lab.of_script))
