@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,14 @@ def test_another_host_ends_it_with_a_reason(tmp_path: Path) -> None:
     ended = subprocess.run([*command, "--journal", str(tmp_path / "j")], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "loopback only" in ended.stderr
+
+
+def test_production_does_not_get_made_up_answers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flint.sandbox.demo_backend", "--port", "0", "--journal", str(tmp_path / "j")]
+    environment = {**os.environ, "FLINT_ENV": "production"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "production" in ended.stderr
 
 
 def test_it_imports_nothing_of_the_product() -> None:

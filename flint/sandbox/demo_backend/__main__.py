@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+import os
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ from flint.sandbox.demo_backend.server import Backend, serve
 
 def main() -> int:
     options = _options()
+    if os.environ.get("FLINT_ENV") == "production":
+        print("FLINT_ENV is production, and the demo backend makes its answers up.", file=sys.stderr)
+        return 2
     if not is_loopback(options.host):
         print(f"The demo backend listens on loopback only, not on {options.host}.", file=sys.stderr)
         return 2
