@@ -13,6 +13,7 @@ from django.db.models import QuerySet
 from django.forms import Field
 from django.http import HttpRequest
 
+from accounts import registration
 from accounts.models import Account, Membership, Tier, User
 
 
@@ -46,6 +47,11 @@ class UserAdmin(DjangoUserAdmin):
     search_fields = ["email", "first_name", "last_name"]
     ordering = ["email"]
     show_full_result_count = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> list[str]:
+        # Who may change users must not be able to make a superuser, or a user of more rights than their own.
+        ranks = [] if request.user.is_superuser else ["is_staff", "is_superuser", "groups", "user_permissions"]
+        return ["last_login", "date_joined", *ranks]
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         # Their name stays on what they did; take away `active` instead.
@@ -108,15 +114,12 @@ class AccountAdmin(admin.ModelAdmin):
 
     @admin.action(description="Disable: refuse their calls with 403", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
-        self._set_disabled(request, queryset.filter(disabled_at=None), datetime.now(UTC))
+        self._tell(request, registration.disable(chosen=queryset, now=datetime.now(UTC)), "Disabled")
 
     @admin.action(description="Enable again", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
-        self._set_disabled(request, queryset.exclude(disabled_at=None), None)
+        self._tell(request, registration.enable(chosen=queryset), "Enabled")
 
-    def _set_disabled(self, request: HttpRequest, queryset: QuerySet[Account], at: datetime | None) -> None:
-        word = "Enabled" if at is None else "Disabled"
-        chosen = list(queryset)
-        Account.objects.filter(pk__in=[account.pk for account in chosen]).update(disabled_at=at)
+    def _tell(self, request: HttpRequest, chosen: list[Account], word: str) -> None:
         LogEntry.objects.log_actions(cast(User, request.user).pk, chosen, CHANGE, f"{word}.")
         messages.success(request, f"{word}: {len(chosen)}.")

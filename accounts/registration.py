@@ -1,9 +1,15 @@
-"""How a customer comes to be: a user, the account, and the owner's membership, together or not at all."""
+"""How a customer comes to be, is found, and is shut out.
+
+A user, the account and the owner's membership are made together or not at all.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 
 from accounts.models import Account, Membership, Tier, User
 
@@ -56,6 +62,22 @@ def create_account(*, email: str, password: str | None = None, name: str = "", t
             raise EmailTaken(f"There is already a user {email}.") from fault
         raise
     return account
+
+
+def disable(*, chosen: QuerySet[Account], now: datetime) -> list[Account]:
+    """Refuse their calls with 403 until they are enabled again; returns those that this changed."""
+    return _set_disabled(chosen.filter(disabled_at=None), now)
+
+
+def enable(*, chosen: QuerySet[Account]) -> list[Account]:
+    """Let disabled accounts call again; returns those that this changed."""
+    return _set_disabled(chosen.exclude(disabled_at=None), None)
+
+
+def _set_disabled(chosen: QuerySet[Account], at: datetime | None) -> list[Account]:
+    accounts = list(chosen)
+    Account.objects.filter(pk__in=[account.pk for account in accounts]).update(disabled_at=at)
+    return accounts
 
 
 def account_of(*, email: str) -> Account:

@@ -7,12 +7,11 @@ from typing import cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from accounts.models import User
 from apikeys import keys
-from apikeys.models import ApiKey
+from apikeys.models import ApiKey, ApiKeyQuerySet
 
 
 @admin.register(ApiKey)
@@ -35,25 +34,20 @@ class ApiKeyAdmin(admin.ModelAdmin):
         return False
 
     @admin.action(description="Disable: refuse with 403 until enabled again", permissions=["change"])
-    def disable(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        self._set_disabled(request, queryset.filter(disabled_at=None, revoked_at=None), datetime.now(UTC))
+    def disable(self, request: HttpRequest, queryset: ApiKeyQuerySet) -> None:
+        self._tell(request, keys.disable(chosen=queryset, now=datetime.now(UTC)), "Disabled")
 
     @admin.action(description="Enable again", permissions=["change"])
-    def enable(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        self._set_disabled(request, queryset.filter(revoked_at=None).exclude(disabled_at=None), None)
+    def enable(self, request: HttpRequest, queryset: ApiKeyQuerySet) -> None:
+        self._tell(request, keys.enable(chosen=queryset), "Enabled")
 
     @admin.action(description="Revoke for ever: refuse with 401", permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+    def revoke(self, request: HttpRequest, queryset: ApiKeyQuerySet) -> None:
         now = datetime.now(UTC)
         chosen = list(queryset.filter(revoked_at=None))
         for key in chosen:
             keys.revoke(key=key, now=now)
         self._tell(request, chosen, "Revoked")
-
-    def _set_disabled(self, request: HttpRequest, queryset: QuerySet[ApiKey], at: datetime | None) -> None:
-        chosen = list(queryset)
-        ApiKey.objects.filter(pk__in=[key.pk for key in chosen]).update(disabled_at=at)
-        self._tell(request, chosen, "Enabled" if at is None else "Disabled")
 
     def _tell(self, request: HttpRequest, chosen: list[ApiKey], word: str) -> None:
         LogEntry.objects.log_actions(cast(User, request.user).pk, chosen, CHANGE, f"{word}.")

@@ -12,7 +12,7 @@ from psycopg.rows import class_row, tuple_row
 
 from accounts.models import Account, User
 from apikeys import secret as secrets
-from apikeys.models import ApiKey
+from apikeys.models import ApiKey, ApiKeyQuerySet
 
 KEYS_PER_ACCOUNT = 100
 
@@ -57,6 +57,22 @@ def create(*, account: Account, name: str, now: datetime, by: User | None = None
             created_by=by,
         )
     return key, secret
+
+
+def disable(*, chosen: ApiKeyQuerySet, now: datetime) -> list[ApiKey]:
+    """Refuse their calls with 403 until they are enabled again; returns those that this changed."""
+    return _set_disabled(chosen.filter(disabled_at=None, revoked_at=None), now)
+
+
+def enable(*, chosen: ApiKeyQuerySet) -> list[ApiKey]:
+    """Let disabled keys work again; returns those that this changed."""
+    return _set_disabled(chosen.filter(revoked_at=None).exclude(disabled_at=None), None)
+
+
+def _set_disabled(chosen: ApiKeyQuerySet, at: datetime | None) -> list[ApiKey]:
+    keys = list(chosen)
+    ApiKey.objects.filter(pk__in=[key.pk for key in keys]).update(disabled_at=at)
+    return keys
 
 
 def revoke(*, key: ApiKey, now: datetime) -> None:

@@ -1,7 +1,8 @@
 """Proof that the books hold: the promises P1 to P8, each a query that finds what breaks it.
 
 All of them run in one REPEATABLE READ snapshot. The full run reads all history. The incremental run starts each wallet
-where its last proof ended (`BooksCheck`), so it costs what happened since, not what ever happened.
+where its last proof ended (`BooksCheck`), so it costs what happened since, not what ever happened; what is open now
+(wallets, holds, lots) is always read whole.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ class Promise:
 
 @dataclass(slots=True)
 class Finding:
-    """What the check of one promise found: how many rows break it, and the first of them."""
+    """What the check of one promise found: how many rows break it, the first of them, and whose wallets they are."""
 
     promise: Promise
     broken: int
     seconds: float
     examples: list[dict[str, Any]] = field(default_factory=list)
+    accounts: set[int] = field(default_factory=set)
 
 
 PROMISES = (
@@ -73,18 +75,19 @@ def _check_one(promise: Promise, query: str) -> Finding:
     with connection.cursor() as cursor:
         cursor.execute(query)
         names = [column.name for column in cursor.description]
-        rows = cursor.fetchmany(SHOWN)
-        broken = len(rows)
-        while more := cursor.fetchmany(10_000):
-            broken += len(more)
-    examples = [dict(zip(names, row, strict=True)) for row in rows]
-    return Finding(promise, broken, time.perf_counter() - started, examples)
+        rows = cursor.fetchall()
+    examples = [dict(zip(names, row, strict=True)) for row in rows[:SHOWN]]
+    owner = names.index("account_id") if "account_id" in names else None
+    accounts = {row[owner] for row in rows} if owner is not None else set()
+    return Finding(promise, len(rows), time.perf_counter() - started, examples, accounts)
 
 
 def _proved_wallets(findings: list[Finding]) -> list[Mapping[str, int]]:
-    """Wallets with transfers since their last proof. None where a promise is broken: the next run must look again."""
-    if any(finding.broken for finding in findings):
-        return []
+    """Wallets with transfers since their last proof, except those that break a promise: the next run must see them."""
+    broken = set().union(*(finding.accounts for finding in findings))
     with connection.cursor() as cursor:
         cursor.execute(sql.MOVED)
-        return [{"account": account, "seq": seq, "balance": balance} for account, seq, balance in cursor.fetchall()]
+        moved = cursor.fetchall()
+    return [
+        {"account": account, "seq": seq, "balance": balance} for account, seq, balance in moved if account not in broken
+    ]

@@ -42,14 +42,15 @@ SELECT account_id, wallet.held, coalesce(hold.total, 0) AS open_holds
 """
 
 P3_FULL = """
-SELECT transfer.id AS transfer_id, record.transfer_id AS transfer_of_records, transfer.amount, record.charge
+SELECT coalesce(transfer.wallet_id, record.account_id) AS account_id, transfer.id AS transfer_id,
+       record.transfer_id AS transfer_of_records, transfer.amount, record.charge
   FROM (SELECT id, wallet_id, day, amount FROM billing_transfer WHERE kind = 'usage') transfer
   FULL JOIN (SELECT transfer_id, account_id, (admitted_at AT TIME ZONE 'UTC')::date AS day, sum(charge) AS charge
                FROM billing_usagerecord WHERE transfer_id IS NOT NULL GROUP BY 1, 2, 3) record
     ON record.transfer_id = transfer.id AND record.account_id = transfer.wallet_id AND record.day = transfer.day
  WHERE transfer.amount IS DISTINCT FROM record.charge
 UNION ALL
-SELECT NULL, NULL, 0, charge FROM billing_usagerecord
+SELECT account_id, NULL, NULL, 0, charge FROM billing_usagerecord
  WHERE settled_at IS NOT NULL AND transfer_id IS NULL AND charge > 0
 """
 
@@ -63,7 +64,7 @@ _NEW_USAGE = """
 """
 
 P3_INCREMENTAL = f"""
-SELECT transfer.id AS transfer_id, transfer.amount, record.charge
+SELECT transfer.wallet_id AS account_id, transfer.id AS transfer_id, transfer.amount, record.charge
   FROM ({_NEW_USAGE}) transfer
   LEFT JOIN LATERAL (
        SELECT sum(charge) AS charge,

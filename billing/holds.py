@@ -162,7 +162,7 @@ UPDATE billing_hold hold
  WHERE hold.id = point.id AND hold.resolved_at IS NULL
 """
 
-# The age keeps out a reserve whose answer is still on its way.
+# Most calls are younger than this, and need not be compared. What keeps a running call is that it is in the list.
 _FORGOTTEN = """
 SELECT id FROM billing_hold
  WHERE owner = %s AND id <> ALL(%s) AND admitted_at < now() - interval '5 seconds' AND resolved_at IS NULL

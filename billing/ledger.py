@@ -75,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """One batch of one wallet: how many calls, their charge, and whether more may be waiting."""
+    """One batch of one wallet: how many calls, and their charge in pico-USD."""
 
     calls: int
     amount: int

@@ -40,7 +40,8 @@ def make_partitions(**_ignored: Any) -> None:
         logger.error("%d usage records lie in the DEFAULT partition: make_partitions did not run in time", stray)
 
 
-@shared_task
+# It may read for minutes after a busy day; less than the broker's visibility timeout, or it would run twice.
+@shared_task(soft_time_limit=240, time_limit=280)
 def check_books(**_ignored: Any) -> None:
     for finding in books.check(full=False):
         if finding.broken:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
-from csp.constants import NONCE, NONE, SELF
+from csp.constants import NONE, SELF
 
 from flint.env import Environment, read_file
 
@@ -135,7 +135,6 @@ else:
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
-USE_TZ = True
 FORMAT_MODULE_PATH = "flint.formats"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -143,7 +142,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _database = env.database("DATABASE_URL", hint=_HINT)
 # A transaction that its process forgot must not hold a wallet for long.
-_database["OPTIONS"]["options"] = "-c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
+_asked = _database["OPTIONS"].get("options", "")
+_database["OPTIONS"]["options"] = f"{_asked} -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s".strip()
 _database["CONN_HEALTH_CHECKS"] = True
 if env.boolean("DATABASE_POOL", False):  # flint/asgi.py: threads come and go, so connections outlive them.
     _database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 10, "timeout": 5, "reconnect_timeout": 5}
@@ -151,7 +151,6 @@ else:  # Commands and Celery's workers: one process, one connection.
     _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
 
-SESSION_ENGINE = "django.contrib.sessions.backends.db"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "django_cache"}}
 
 # --- Redis and Celery ----------------------------------------------------------------------------------------
@@ -159,8 +158,6 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", 
 REDIS_URL = env.text("REDIS_URL", hint=_HINT)
 CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", hint=_HINT)
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_SERIALIZER = "json"
-CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_ACKS_LATE = True  # Every task is idempotent, so a repeat is cheaper than a loss.
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_SOFT_TIME_LIMIT = 60
@@ -194,8 +191,6 @@ ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_EMAIL_VERIFICATION = "none"
-if not PRODUCTION:
-    EMAIL_BACKEND = "django.core.mail.backends.console.EmailBackend"
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 ACCOUNT_LOGOUT_REDIRECT_URL = "/"
@@ -205,7 +200,7 @@ ACCOUNT_LOGOUT_REDIRECT_URL = "/"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
-        "script-src": [SELF, NONCE],
+        "script-src": [SELF],
         "style-src": [SELF],
         "img-src": [SELF, "data:"],
         "connect-src": [SELF],
@@ -215,26 +210,19 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": [NONE],
     }
 }
-X_FRAME_OPTIONS = "DENY"
-SECURE_REFERRER_POLICY = "same-origin"
-SESSION_COOKIE_AGE = 14 * 24 * 3600
 if PRODUCTION:
     SECURE_SSL_REDIRECT = env.boolean("SECURE_SSL_REDIRECT", True)
     SECURE_HSTS_SECONDS = 31_536_000
-    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
-    SECURE_HSTS_PRELOAD = True
-    if env.boolean("BEHIND_PROXY", False):  # Only for a proxy that overwrites the header.
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = env.boolean("HSTS_SUBDOMAINS", True)
+    if env.boolean("BEHIND_PROXY", False):  # Only for one proxy that overwrites both headers.
         SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+        ALLAUTH_TRUSTED_PROXY_COUNT = 1  # Else everybody shares the sign-in limits of the proxy's address.
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SESSION_COOKIE_NAME = "__Host-sessionid"
     CSRF_COOKIE_NAME = "__Host-csrftoken"
 
 # --- The gateway ---------------------------------------------------------------------------------------------
 
-REST_FRAMEWORK = {
-    "UNAUTHENTICATED_USER": None,
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-}
 GATEWAY_LONGEST_CALL_SECONDS = env.integer("GATEWAY_LONGEST_CALL_SECONDS", 600, minimum=10, maximum=7200)
 # The longest silence of a backend, before its first token and between two.
 GATEWAY_IDLE_SECONDS = env.integer("GATEWAY_IDLE_SECONDS", 100, minimum=1, maximum=3600)

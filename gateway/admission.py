@@ -10,14 +10,12 @@ import asyncio
 import functools
 from collections.abc import Sequence
 
-import psycopg
 from psycopg import errors as database_errors
-from psycopg_pool import PoolTimeout
 
 from billing import ledger
 from billing.ledger import Answer, Ask
 from gateway.batching import Batcher
-from gateway.database import Pools
+from gateway.database import AWAY, Pools
 from gateway.errors import InsufficientBalance, Unavailable
 
 BATCH = 200
@@ -45,7 +43,7 @@ class Admission:
                 answer = await self._alone(ask)
         except database_errors.LockNotAvailable:
             raise Unavailable("Your account is busy with another operation. Please try again.") from None
-        except (psycopg.OperationalError, PoolTimeout):
+        except AWAY:
             # The commit may have happened; the heartbeat finds a hold that no call of ours knows.
             raise Unavailable("Our database is away for a moment. Nothing was charged; please try again.") from None
         if not answer.admitted:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from apikeys import keys, secret
 from apikeys.keys import KeyFacts
-from gateway.database import Pools
+from gateway.database import AWAY, Pools
 from gateway.errors import AccountDisabled, InvalidKey, KeyDisabled, Unavailable
 
 CACHE_SECONDS = 1.0
@@ -55,7 +52,7 @@ class Keys:
             lookup.add_done_callback(lambda _: self._lookups.pop(digest, None))
         try:
             return await asyncio.shield(lookup)
-        except (psycopg.Error, PoolTimeout):
+        except AWAY:
             raise Unavailable("Keys cannot be checked for a moment. Nothing was charged; please try again.") from None
 
     async def _look_up(self, digest: bytes) -> KeyFacts | None:

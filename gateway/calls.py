@@ -16,7 +16,7 @@ from django.http import HttpResponse
 from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
-from gateway import directory, metering, relay
+from gateway import metering, relay
 from gateway.directory import Model
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
 from gateway.exchange import Exchange
@@ -111,11 +111,12 @@ async def _admit(process: GatewayProcess, call: Call) -> None:
         owner=process.boot,
         admitted_at=call.admitted_at,
         # From now, not from the moment in the id: a large body may have taken a while.
-        expires_at=directory.now() + timedelta(seconds=settings.GATEWAY_LONGEST_CALL_SECONDS) + HOLD_GRACE,
+        expires_at=datetime.now(UTC) + timedelta(seconds=settings.GATEWAY_LONGEST_CALL_SECONDS) + HOLD_GRACE,
     )
     process.running[call.id] = call
     try:
         await process.admission.admit(ask)
+        call.exchange.admitted = True
     except BaseException:
         process.running.pop(call.id, None)
         await process.limits.give_back(call.lease, refused=True)

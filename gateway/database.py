@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 from django.conf import settings
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 WAITING_CONNECTIONS = 2
 STATEMENT_SECONDS = 5
 LOCK_SECONDS = 2
 # How long a call waits for a connection before it is told that the database is away.
 POOL_SECONDS = 2
+
+# What says that the database is away for a moment. Any other error of psycopg is a defect of ours.
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
@@ -61,8 +65,9 @@ def _conninfo(name: str) -> str:
     # A server that vanished without a word is noticed; what DATABASE_URL says of its own wins.
     options = {"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **options}
     options["application_name"] = name
+    # Later ones win, so these win over the site's and over those of DATABASE_URL.
     options["options"] = (
-        f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s "
+        f"{options['options']} -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s "
         "-c idle_in_transaction_session_timeout=10s -c timezone=UTC"
     )
     return make_conninfo(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import defaultdict
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, tuple_row
@@ -41,7 +41,7 @@ class Target:
 
     backend: str
     base_url: str
-    credential: str | None
+    credential: str | None = field(repr=False)
     backend_model: str
     priority: int
     weight: int
@@ -61,11 +61,11 @@ class Directory:
     def targets_of(self, model: Model) -> list[Target]:
         """In the order in which to try them: by priority, and by weighted chance among equals."""
         # A target of weight w comes first with a chance in proportion to w.
-        keyed = [(target.priority, -(random.random() ** (1 / target.weight)), target) for target in self._of(model)]  # noqa: S311
+        keyed = [
+            (target.priority, -(random.random() ** (1 / target.weight)), target)  # noqa: S311  # No secret hangs on it.
+            for target in self.targets.get(model.id, ())
+        ]
         return [target for _, _, target in sorted(keyed, key=lambda item: item[:2])]
-
-    def _of(self, model: Model) -> list[Target]:
-        return self.targets.get(model.id, [])
 
 
 async def read(database: AsyncConnection[object]) -> Directory:
@@ -74,10 +74,6 @@ async def read(database: AsyncConnection[object]) -> Directory:
         await cursor.execute(_MODELS)
         models = {model.public_id: model for model in await cursor.fetchall()}
     return Directory(models, await pricing.load_schedule(database), await _read_targets(database))
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Target]]:

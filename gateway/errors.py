@@ -92,6 +92,8 @@ class RequestNeverFits(InvalidRequest):
 class ClientGone(InvalidRequest):
     """Nobody reads this: the customer hung up before the request was whole."""
 
+    default_code = "client_closed"
+
 
 class BackendRefusedPrompt(InvalidRequest):
     default_code = "invalid_prompt"
@@ -181,8 +183,6 @@ def translate(error: BaseException, *, request_id: str) -> GatewayError:
     match error:
         case GatewayError():
             return error
-        case exceptions.MethodNotAllowed():
-            return MethodNotAllowed("This URL does not know that method.")
         case Http404():
             return UnknownUrl("There is nothing at this URL. The API lives under /v1, see the documentation.")
         case DisallowedHost():

@@ -53,6 +53,7 @@ class Exchange(ASGIRequest):
         self.call_id: UUID = uuids.uuid7()
         self.key: KeyFacts | None = None
         self.closed = False
+        self.admitted = False  # A hold was committed: from then on its end is what is counted, not a refusal.
         self.streaming = False
         self.on_close: Callable[[], None] | None = None
         self._receive = receive
@@ -108,7 +109,7 @@ class Exchange(ASGIRequest):
     async def answer(self, response: HttpResponse) -> None:
         """Send a whole response. A customer who is gone makes no difference."""
         await self._start(response.status_code, dict(response.items()) | {"Content-Length": str(len(response.content))})
-        await self._send({"type": "http.response.body", "body": response.content})
+        await self._send_last(response.content)
 
     async def start_stream(self, headers: dict[str, str]) -> None:
         self.streaming = True
@@ -118,10 +119,13 @@ class Exchange(ASGIRequest):
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
     async def end_stream(self, frame: bytes) -> None:
-        """Send the last frame. A customer who does not read is given up, so that nobody can keep us for ever."""
+        await self._send_last(frame)
+
+    async def _send_last(self, piece: bytes) -> None:
+        """A customer who does not read is given up, so that nobody can keep us for ever."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
-                await self._send({"type": "http.response.body", "body": frame})
+                await self._send({"type": "http.response.body", "body": piece})
 
     def end(self) -> None:
         """The exchange is over: its body is gone, and nobody waits for the hang-up any more."""

@@ -1,6 +1,6 @@
 -- Requests and tokens per minute as GCRA: one number per limit, the "theoretical arrival time" (TAT) in microseconds of
 -- Redis' own clock. Concurrent requests as leases in a sorted set, so that a dead process cannot keep them.
--- A refusal writes nothing.
+-- A refusal takes nothing.
 --
 -- KEYS: requests, tokens, leases          (one hash tag: they live on one node)
 -- ARGV: requests/minute, tokens/minute, concurrent, tokens of this call, call id, lease in microseconds

@@ -85,11 +85,7 @@ class Meter:
         self._see_usage(answer.get("usage"))
 
     def usage(self) -> Usage:
-        """What a complete answer used."""
-        return self.reported or self._estimated()
-
-    def so_far(self) -> Usage:
-        """What an answer has used that may not be complete: the backend's count only if nothing came after it."""
+        """What was used so far: the backend's count if nothing was produced after it, else ours."""
         if self.reported is not None and self._reported_at == self._bytes:
             return self.reported
         return self._estimated()
@@ -159,8 +155,8 @@ def _text_bytes(part: Any) -> int:
         return 0
     texts = [part.get(name) for name in ("content", "reasoning_content", "reasoning", "refusal")]
     calls = part.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    for function in (*functions, part.get("function_call")):
         if isinstance(function, dict):
             texts += [function.get("name"), function.get("arguments")]
     return sum(len(text.encode("utf-8", "replace")) for text in texts if isinstance(text, str))

@@ -16,16 +16,13 @@ from collections import ChainMap, Counter
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import psycopg
-from psycopg_pool import PoolTimeout
-
 from apikeys import keys
-from billing import holds, ledger, usage
+from billing import holds, ledger, pricing, usage
 from billing.usage import Outcome
 from gateway import directory
 from gateway.admission import Admission
 from gateway.authentication import Keys
-from gateway.database import Pools
+from gateway.database import AWAY, Pools
 from gateway.directory import Directory
 from gateway.doorbell import Doorbell
 from gateway.errors import Unavailable
@@ -53,7 +50,7 @@ class GatewayProcess:
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
         self._directory: Directory | None = None
         self._stopping = False
-        self._beaten_at = -float("inf")
+        self._read_at = self._beaten_at = -float("inf")
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -84,8 +81,11 @@ class GatewayProcess:
     @property
     def ready(self) -> bool:
         """Whether calls can be admitted."""
-        alive = time.monotonic() - self._beaten_at < holds.SILENT_SECONDS
-        return self._directory is not None and alive and not self._stopping and not self.recorder.full
+        now = time.monotonic()
+        alive = now - self._beaten_at < holds.SILENT_SECONDS
+        # An older reading could miss a price that has started.
+        informed = now - self._read_at < pricing.NOTICE.total_seconds()
+        return alive and informed and not self._stopping and not self.recorder.full
 
     @property
     def directory(self) -> Directory:
@@ -99,7 +99,7 @@ class GatewayProcess:
         self.running.pop(call.id, None)
         try:
             await self._release([call.id], reason)
-        except (psycopg.Error, PoolTimeout) as error:
+        except AWAY as error:
             logger.warning("the hold of call %s is released later: %s", call.id, type(error).__name__)
 
     async def _release(self, ids: list[UUID], reason: str) -> None:
@@ -108,7 +108,9 @@ class GatewayProcess:
 
     async def _read_directory(self) -> None:
         async with self.pools.main.connection() as database:
+            asked_at = time.monotonic()
             self._directory = await directory.read(database)
+            self._read_at = asked_at
 
     async def _beat(self) -> None:
         calls = list(self.running.values())
@@ -137,7 +139,7 @@ class GatewayProcess:
         try:
             async with self.pools.main.connection() as database:
                 await holds.leave(database, boot=self.boot)
-        except (psycopg.Error, PoolTimeout):
+        except AWAY:
             logger.warning("left without a word; the sweeper will notice")
 
 
@@ -147,7 +149,7 @@ async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
         started = time.monotonic()
         try:
             await work()
-        except (psycopg.Error, PoolTimeout) as error:
+        except AWAY as error:
             logger.warning("%s: the database is away: %s", work.__name__, type(error).__name__)
         except Exception:
             logger.exception("%s failed", work.__name__)

@@ -11,12 +11,10 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
-import psycopg
-
 from billing import usage
 from billing.usage import Record
 from gateway.batching import Batcher
-from gateway.database import Pools
+from gateway.database import AWAY, Pools
 from gateway.doorbell import Doorbell
 
 logger = logging.getLogger(__name__)
@@ -62,13 +60,13 @@ class Recorder:
         while True:
             try:
                 await self._batches.submit(record)
-            except (psycopg.DataError, psycopg.IntegrityError):
-                # A defect of ours. The call stays unwritten, so its hold stays until the sweeper closes it in the open.
-                logger.exception("the usage record of call %s was refused by the database", record.id)
-                return False
-            except Exception:
+            except AWAY:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            except Exception:
+                # A defect of ours. The call stays unwritten, so its hold stays until the sweeper closes it in the open.
+                logger.exception("the usage record of call %s cannot be written", record.id)
+                return False
             del self._unwritten[record.id]
             self._doorbell.ring(record.account_id)
             return True
@@ -77,7 +75,7 @@ class Recorder:
         try:
             async with self._pools.main.connection() as database:
                 await usage.record(database, records)
-        except Exception as error:
+        except AWAY as error:
             logger.warning("%d usage records wait for the database: %s", len(records), type(error).__name__)
             raise
         return [None] * len(records)

@@ -111,7 +111,7 @@ class Call:
         """What is owed so far, once the backend has accepted."""
         if not self.accepted or self.target is None:
             return None
-        usage = self.meter.so_far()
+        usage = self.meter.usage()
         return Checkpoint(self.id, self.target.backend, self.attempt, usage.input_tokens, usage.output_tokens)
 
 
@@ -159,11 +159,12 @@ def _interrupted(call: Call) -> Outcome:
 async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None:
     """Try one target after the other until one accepts. Raises BackendFailed, PromptRefused."""
     failure = BackendFailed("no backend serves this model")
-    for call.attempt, call.target in enumerate(targets[:ATTEMPTS], start=1):
+    for attempt, target in enumerate(targets[:ATTEMPTS], start=1):
         if call.elapsed_ms > FAILOVER_SECONDS * 1000:
             break
+        call.attempt, call.target = attempt, target
         try:
-            await _attempt(call, call.target, client)
+            await _attempt(call, target, client)
         except BackendFailed as error:
             if call.accepted:
                 raise
@@ -202,7 +203,7 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
 def record_of(call: Call, outcome: Outcome) -> Record:
     """The usage record of an ended call."""
     assert call.target is not None  # noqa: S101  # It was sent somewhere, else it would be free.
-    usage = call.meter.usage() if outcome is Outcome.COMPLETED else call.meter.so_far()
+    usage = call.meter.usage()
     exact = usage is call.meter.reported
     charge, clamped = charge_within(call.held, call.price, usage)
     return Record(

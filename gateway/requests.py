@@ -26,12 +26,13 @@ MESSAGE_LIMIT = 200  # Characters of what a refusal says of a fault.
 # Parameters with which a customer could steer a backend's scheduling, memory, templates or cost past what was held.
 WITHHELD = frozenset(
     {
-        "add_generation_prompt", "allowed_token_ids", "best_of", "bootstrap_host", "bootstrap_port",
+        "add_generation_prompt", "allowed_token_ids", "background", "best_of", "bootstrap_host", "bootstrap_port",
         "bootstrap_room", "cache_salt", "chat_template", "continue_final_message", "custom_logit_processor",
         "custom_params", "data_parallel_rank", "echo", "extra_key", "kv_transfer_params", "length_penalty",
-        "logits_processors", "lora", "lora_path", "mm_processor_kwargs", "priority", "prompt_embeds",
-        "prompt_logprobs", "request_id", "return_hidden_states", "return_token_ids",
-        "return_tokens_as_token_ids", "rid", "session_params", "use_beam_search", "vllm_xargs",
+        "logits_processors", "lora", "lora_path", "mm_processor_kwargs", "models", "plugins", "priority",
+        "prompt_embeds", "prompt_logprobs", "provider", "request_id", "return_hidden_states", "return_token_ids",
+        "return_tokens_as_token_ids", "rid", "route", "service_tier", "session_params", "store", "transforms",
+        "use_beam_search", "vllm_xargs", "web_search_options",
     }
 )  # fmt: skip
 
@@ -127,7 +128,9 @@ def _parse(body: bytes) -> Parsed:
             raise InvalidRequest("The request body holds the character \\u0000, which no model reads.")
         # Everything that a backend may put into the prompt. Encoding it also proves that it can be passed on.
         prompt_bytes = len(msgspec.json.encode({name: fields[name] for name in fields if name not in WITHHELD}))
-        text_bytes = len(msgspec.json.encode(fields["tools"])) if fields.get("tools") else 0
+        said = [fields.get("tools"), fields.get("functions")]
+        said += [message.get(name) for message in fields["messages"] for name in ("tool_calls", "function_call")]
+        text_bytes = sum(len(msgspec.json.encode(value)) for value in said if value)
         text_bytes += sum(_text_bytes(message) for message in request.messages)
     except msgspec.ValidationError as fault:
         raise _explained(str(fault)) from None

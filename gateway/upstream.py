@@ -72,7 +72,7 @@ class Upstream:
         }
         if target.credential:
             headers["Authorization"] = f"Bearer {target.credential}"
-        url = f"{target.base_url.rstrip('/')}/chat/completions"
+        url = f"{target.base_url}/chat/completions"
         try:
             response = await self._session.post(
                 url, data=msgspec.json.encode(body), headers=headers, allow_redirects=False, trace_request_ctx=on_sent

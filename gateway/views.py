@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from rest_framework.views import APIView
 
 from billing import money
 from billing.pricing import Price
-from gateway import calls, directory, errors, requests
+from gateway import calls, errors, requests
 from gateway.directory import Model
 from gateway.errors import MethodNotAllowed, ModelNotFound
 from gateway.exchange import Exchange
@@ -44,8 +45,9 @@ class GatewayView(APIView):
         refusal = errors.translate(error, request_id=self.request.id)
         if isinstance(refusal, MethodNotAllowed):
             refusal.headers["Allow"] = ", ".join(self.allowed_methods)
-        account = self.request.key.account_id if self.request.key else None
-        self.process.refusals[account, refusal.status_code, refusal.code] += 1
+        if not self.request.admitted:
+            account = self.request.key.account_id if self.request.key else None
+            self.process.refusals[account, refusal.status_code, refusal.code] += 1
         return errors.response_to(refusal)
 
     async def options(self, request: Exchange, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
@@ -56,7 +58,7 @@ class ModelListView(GatewayView):
     public = True
 
     async def get(self, request: Exchange) -> HttpResponse:
-        models = [_entry(*sold) for sold in self.process.directory.on_sale(directory.now())]
+        models = [_entry(*sold) for sold in self.process.directory.on_sale(datetime.now(UTC))]
         return _json({"object": "list", "data": models})
 
 
@@ -64,7 +66,7 @@ class ModelView(GatewayView):
     public = True
 
     async def get(self, request: Exchange, model_id: str) -> HttpResponse:
-        for model, price in self.process.directory.on_sale(directory.now()):
+        for model, price in self.process.directory.on_sale(datetime.now(UTC)):
             if model.public_id == model_id:
                 return _json(_entry(model, price))
         raise ModelNotFound(f"The model `{model_id[:100]}` does not exist. GET /v1/models lists those that do.")

@@ -90,6 +90,6 @@ class CallRowsAdmin(CustomerRowsAdmin):
 
     def row_of(self, term: str) -> Q | None:
         try:
-            return Q(pk=UUID(term.removeprefix("chatcmpl-")))
+            return Q(pk=UUID(term.removeprefix("chatcmpl-").removeprefix("req_")))
         except ValueError:
             return None

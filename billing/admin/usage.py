@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.db import models
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -54,7 +55,7 @@ class PeriodFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         days = self.days.get(self.value())
-        if days is None:
+        if days is None or request.GET.get(SEARCH_VAR):  # What is searched for may be old, and has an index.
             return queryset
         return queryset.filter(pk__gte=partitions.first_id(datetime.now(UTC) - timedelta(days=days)))
 

@@ -241,7 +241,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='languagemodel',
-            constraint=models.CheckConstraint(condition=models.Q(('context_tokens__gte', models.F('max_output_tokens')), ('max_output_tokens__gte', 1)), name='model_limits_sane'),
+            constraint=models.CheckConstraint(condition=models.Q(('context_tokens__gte', models.F('max_output_tokens')), ('context_tokens__lte', 10000000), ('max_output_tokens__gte', 1)), name='model_limits_sane'),
         ),
         migrations.AddField(
             model_name='hold',
@@ -361,7 +361,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='pricerate',
-            constraint=models.CheckConstraint(condition=models.Q(('pico_per_token__gte', 0)), name='rate_not_negative'),
+            constraint=models.CheckConstraint(condition=models.Q(('pico_per_token__gte', 1)), name='rate_positive'),
         ),
         migrations.AddConstraint(
             model_name='pricerate',

@@ -34,7 +34,12 @@ class LanguageModel(models.Model):
         verbose_name = "model"
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(max_output_tokens__gte=1, context_tokens__gte=models.F("max_output_tokens")),
+                # The upper bound keeps the dearest hold far below what a BIGINT holds.
+                condition=models.Q(
+                    max_output_tokens__gte=1,
+                    context_tokens__gte=models.F("max_output_tokens"),
+                    context_tokens__lte=10_000_000,
+                ),
                 name="model_limits_sane",
             )
         ]
@@ -116,7 +121,7 @@ class PriceRate(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["version", "meter", "context_from"], name="rate_unique"),
-            models.CheckConstraint(condition=models.Q(pico_per_token__gte=0), name="rate_not_negative"),
+            models.CheckConstraint(condition=models.Q(pico_per_token__gte=1), name="rate_positive"),
             models.CheckConstraint(
                 condition=models.Q(meter__in=["input", "cached_input", "output"]), name="rate_meter_known"
             ),

@@ -44,7 +44,7 @@ def insist_on_platform() -> None:
     raise Trouble(
         f"There are no embedded servers for this platform ({sys.platform} {platform.machine()}; "
         "they exist for Linux x86_64 and aarch64 with glibc 2.28, and for macOS).",
-        "Set DATABASE_URL and REDIS_URL to a PostgreSQL 18 and a Redis or Valkey of your own.",
+        "Set DATABASE_URL and REDIS_URL to a PostgreSQL 15 or later and a Redis or Valkey of your own.",
     )
 
 

@@ -25,7 +25,6 @@ CONTENTS = (
     "demo-backend",
     "celerybeat-schedule*",
     "logs",
-    ".staticfiles",
     "*.unfinished",
     "lock",
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from accounts.models import Account, Tier, User
@@ -91,3 +92,18 @@ def test_the_tier_of_an_account_is_changed() -> None:
 
     account.refresh_from_db()
     assert (account.name, account.tier) == ("Acme", enterprise)
+
+
+def test_staff_who_may_change_users_cannot_make_themselves_superuser() -> None:
+    staff = factories.user()
+    staff.is_staff = True
+    staff.save()
+    staff.user_permissions.set(Permission.objects.filter(content_type__app_label="accounts"))
+    url = reverse("admin:accounts_user_change", args=[staff.pk])
+
+    response = people.signed_in(staff).post(url, {"email": staff.email, "is_active": "on", "is_superuser": "on"})
+
+    assert response.status_code == 302
+    staff.refresh_from_db()
+    assert not staff.is_superuser
+    assert staff.is_staff

@@ -128,12 +128,13 @@ class TestCalls:
         assert week == [recent.id]
         assert month == [recent.id, older.id]
 
-    def test_one_is_found_by_its_id(self) -> None:
+    @pytest.mark.parametrize("written", ["chatcmpl-{0.hex}", "req_{0.hex}", "{0}"])
+    def test_one_is_found_by_its_id_however_it_is_quoted_and_however_old(self, written: str) -> None:
         account = factories.funded(100)
-        call = factories.recorded(account, 1)
+        call = factories.recorded(account, 1, admitted_at=datetime.now(UTC) - timedelta(days=20))
         factories.recorded(account, 2)
 
-        found = shown(people.superuser(), q=f"chatcmpl-{call.id.hex}", admitted="all")
+        found = shown(people.superuser(), q=written.format(call.id))
 
         assert [row.pk for row in found] == [call.id]
 

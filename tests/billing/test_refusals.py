@@ -168,8 +168,8 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ),
     ("rate_unique", repeated_rate),
     (
-        "rate_not_negative",
-        lambda: PriceRate.objects.create(version=factories.price(), meter="input", pico_per_token=-1),
+        "rate_positive",
+        lambda: PriceRate.objects.create(version=factories.price(), meter="input", pico_per_token=0),
     ),
     ("rate_meter_known", lambda: PriceRate.objects.create(version=factories.price(), meter="x", pico_per_token=1)),
     ("model_limits_sane", lambda: factories.language_model(max_output_tokens=0)),

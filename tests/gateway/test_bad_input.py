@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db.models import Sum
 
 from apikeys import keys, secret
 from apikeys.models import ApiKey
-from billing.models import Wallet
+from billing.models import RefusedCalls, ReleasedHolds, Wallet
 from tests.gateway import wire
 from tests.gateway.customers import Customer, chat, customer
 from tests.gateway.wire import Answer
@@ -289,3 +290,19 @@ def test_the_type_and_the_accept_header_of_a_request_make_no_difference(stack: S
     for headers in ({"Content-Type": "text/plain"}, {"Accept": "text/event-stream"}, {"Accept": "image/png"}):
         answer = wire.ask(stack.webs[0], alice.secret, chat(), headers=headers)
         assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+
+
+def test_refusals_are_counted_and_free_failures_are_not_among_them(stack: Stack, alice: Customer) -> None:
+    wire.ask(stack.webs[0], alice.secret, chat(model="no-such-model"))
+    wire.ask(stack.webs[0], alice.secret, chat(model="no-such-model"))
+    failed = wire.ask(stack.webs[0], alice.secret, chat("[demo: status=500]"))
+    assert failed.status == 503
+
+    def counts() -> dict[str, int]:
+        refusals = RefusedCalls.objects.filter(account=alice.account)
+        return dict(refusals.values_list("code").annotate(total=Sum("calls")))
+
+    until(counts)  # Counts are added with the next heartbeat.
+    assert counts() == {"model_not_found": 2}
+    released = ReleasedHolds.objects.filter(account=alice.account)
+    assert dict(released.values_list("reason", "calls")) == {"model_unavailable": 1}

@@ -127,9 +127,9 @@ def test_an_estimate_counts_a_token_for_every_delta_or_four_bytes() -> None:
     one = meter()
     for _ in range(5):
         see(one, "a")
-    assert one.so_far() == Usage(12, 5)
+    assert one.usage() == Usage(12, 5)
     see(one, "x" * 40)
-    assert one.so_far() == Usage(12, 12)  # 45 bytes.
+    assert one.usage() == Usage(12, 12)  # 45 bytes.
 
 
 def test_reasoning_refusals_and_tools_count_and_an_empty_delta_does_not() -> None:
@@ -138,26 +138,37 @@ def test_reasoning_refusals_and_tools_count_and_an_empty_delta_does_not() -> Non
         {"reasoning_content": "a"},
         {"refusal": "a"},
         {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        {"function_call": {"name": "f", "arguments": "{}"}},
         {"role": "assistant", "content": ""},
     ):
         one.see_chunk({"choices": [{"index": 0, "delta": delta}]})
-    assert one.so_far() == Usage(12, 3)
+    assert one.usage() == Usage(12, 4)
 
 
 def test_an_estimate_is_never_more_than_was_allowed() -> None:
     one = meter(output_bound=3)
     see(one, "x" * 400)
-    assert one.so_far() == Usage(12, 3)
+    assert one.usage() == Usage(12, 3)
 
 
 def test_running_usage_is_believed_until_something_comes_after_it() -> None:
     one = meter()
     see(one, "a", usage={"prompt_tokens": 9, "completion_tokens": 1})
-    assert one.so_far() == Usage(9, 1)
+    assert one.usage() == Usage(9, 1)
     see(one, "b")
-    assert one.so_far() == Usage(12, 2)
+    assert one.usage() == Usage(12, 2)
     see(one, finish="stop", usage={"prompt_tokens": 9, "completion_tokens": 2})
-    assert one.usage() == one.so_far() == Usage(9, 2)
+    assert one.usage() == Usage(9, 2)
+
+
+def test_a_usage_that_came_before_the_text_is_not_what_was_used() -> None:
+    one = meter(output_bound=1000)
+    one.see_chunk({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}})
+    for _ in range(500):
+        see(one, "word ")
+    see(one, finish="stop")
+    assert one.finished
+    assert one.usage() == Usage(12, 625)
 
 
 def test_an_answer_is_finished_once_every_choice_that_began_is() -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts import registration
-from billing import ledger, money
-from billing.models import CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
-
-CAUSE_LENGTH = 150
+from billing import credits, ledger, money
+from billing.models import Wallet
 
 
 class Command(BaseCommand):
-    help = "Give an account promotional credit, as an adjustment in the ledger."
+    help = "Give an account credit, as an adjustment in the ledger."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--account", required=True, metavar="EMAIL", help="the e-mail address of its owner")
@@ -25,39 +22,20 @@ class Command(BaseCommand):
         parser.add_argument("--cause", help="a name for this credit: the same one again credits nothing more")
 
     def handle(self, *, account: str, usd: str, reason: str, cause: str | None, **options: Any) -> None:
-        _refuse_wrong_texts(reason, cause)
         try:
             owner = registration.account_of(email=account)
             amount = money.from_usd(usd)
-            ledger.credit(
-                account=owner,
-                amount=amount,
-                kind=TransferKind.ADJUSTMENT,
-                source=LedgerAccount.ADJUSTMENTS,
-                # The prefix keeps the causes of operators apart from those of payments.
-                cause=f"adjustment:{cause or uuid4()}",
-                now=datetime.now(UTC),
-                lot=CreditLot.Kind.PROMOTIONAL,
-                reason=reason.strip(),
-            )
+            credits.grant(account=owner, amount=amount, reason=reason, now=datetime.now(UTC), cause=cause)
         except ledger.InvalidTransfer as refusal:
             raise CommandError(f"--usd {usd}: {refusal}") from refusal
         except ledger.CauseReused as refusal:
             raise CommandError(
                 f"--cause {cause} was already used for another account or amount. Choose another."
             ) from refusal
-        except (registration.AccountNotFound, money.InvalidAmount) as refusal:
+        except (registration.AccountNotFound, money.InvalidAmount, credits.InvalidReason) as refusal:
             raise CommandError(str(refusal)) from refusal
         wallet = Wallet.objects.get(pk=owner.pk)
         self.stdout.write(
             f"Credited {money.usd(amount)} USD to {account}. Balance {money.usd(wallet.posted)} USD, "
             f"of which available {money.usd(wallet.available)} USD."
         )
-
-
-def _refuse_wrong_texts(reason: str, cause: str | None) -> None:
-    longest = Transfer._meta.get_field("reason").max_length
-    if not 1 <= len(reason.strip()) <= (longest or 0):
-        raise CommandError(f"--reason must say why, in at most {longest} characters.")
-    if cause is not None and not 1 <= len(cause) <= CAUSE_LENGTH:
-        raise CommandError(f"--cause must have 1 to {CAUSE_LENGTH} characters.")
