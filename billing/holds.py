@@ -9,7 +9,7 @@ zero and unresolved. Only the database's clock counts here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import timedelta
 from functools import lru_cache
 from uuid import UUID
@@ -55,14 +55,15 @@ async def checkpoint(database: AsyncConnection[object], checkpoints: Sequence[Ch
         await database.execute(_CHECKPOINT, [msgspec.json.encode(checkpoints).decode()])
 
 
-async def forgotten(database: AsyncConnection[object], *, boot: UUID, running: Collection[UUID]) -> list[UUID]:
+async def forgotten(database: AsyncConnection[object], *, boot: UUID, known: Callable[[], Set[UUID]]) -> list[UUID]:
     """Holds of this process that it does not know: their reserve was cancelled, or its commit's answer was lost.
 
-    `running` is asked again after the answer, so give the live collection: a call that began meanwhile is in it.
+    `known` is asked once more after the answer: a call that began meanwhile is in it.
     """
     async with database.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_FORGOTTEN, [boot, list(running)])
-        return [row[0] for row in await cursor.fetchall() if row[0] not in running]
+        await cursor.execute(_FORGOTTEN, [boot, list(known())])
+        found = [row[0] for row in await cursor.fetchall()]
+    return [call_id for call_id in found if call_id not in known()]
 
 
 async def leave(database: AsyncConnection[object], *, boot: UUID) -> None:

@@ -12,8 +12,8 @@ import os
 import socket
 import time
 import uuid
-from collections import ChainMap, Counter
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Set
 from uuid import UUID
 
 from apikeys import keys
@@ -123,9 +123,7 @@ class GatewayProcess:
             await holds.checkpoint(database, checkpoints)
             await usage.count_refusals(database, refusals)
             self.refusals -= refusals
-            # A live view: a call that begins while we ask is in it.
-            known: ChainMap[UUID, object] = ChainMap(self.running, self.recorder.unwritten)  # type: ignore[arg-type]
-            forgotten = await holds.forgotten(database, boot=self.boot, running=known)
+            forgotten = await holds.forgotten(database, boot=self.boot, known=self._known)
             disabled = await keys.disabled(database, {call.key.key_id for call in calls})
         for call in calls:
             if call.key.key_id in disabled:
@@ -134,6 +132,10 @@ class GatewayProcess:
         if forgotten:
             logger.warning("giving back %d holds that no call here knows", len(forgotten))
             await self._release(forgotten, "forgotten")
+
+    def _known(self) -> Set[UUID]:
+        """The calls whose holds must stay: running, or recorded but not yet durable."""
+        return self.running.keys() | self.recorder.unwritten.keys()
 
     async def _leave(self) -> None:
         try:

@@ -41,6 +41,7 @@ class GatewayView(APIView):
             return self.handle_exception(error)
         return response
 
+    # DRF answers with a response of its own, which would be rendered by negotiation; ours is ready to go.
     def handle_exception(self, error: Exception) -> HttpResponse:  # type: ignore[override]
         refusal = errors.translate(error, request_id=self.request.id)
         if isinstance(refusal, MethodNotAllowed):
@@ -50,6 +51,7 @@ class GatewayView(APIView):
             self.process.refusals[account, refusal.status_code, refusal.code] += 1
         return errors.response_to(refusal)
 
+    # DRF describes the view to strangers here.
     async def options(self, request: Exchange, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
         return HttpResponse(status=204, headers={"Allow": ", ".join(self.allowed_methods)})
 

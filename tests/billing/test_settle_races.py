@@ -64,7 +64,7 @@ def test_settlers_killed_at_random_moments_charge_every_call_once() -> None:
             break
     print(f"killed with the seeds from 0 on; calls left after each kill: {left}")  # noqa: T201
 
-    assert len(set(left)) > 4, left  # Else the kills hit nothing.
+    assert len(set(left)) > 2, left  # Else the kills hit nothing.
     settle_all(ids)
     assert_charged_once(accounts, credited=100_000, charges=31_375)
 

@@ -85,7 +85,7 @@ def test_the_sixth_concurrent_request_of_standard_is_429_on_either_process(stack
             answer = wire.ask(web, alice.secret, chat(max_tokens=1))
             assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded_concurrency")
             assert answer.retry_after == 1
-    until(lambda: wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1)).status == 200, 1)
+    until(lambda: wire.ask(stack.webs[0], alice.secret, chat(max_tokens=1)).status == 200)
     assert len(alice.settled(6)) == 6
 
 
