@@ -16,6 +16,7 @@ from django.conf import settings
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from apikeys.keys import KeyFacts
@@ -38,21 +39,20 @@ class Lease:
 
     key: KeyFacts
     call_id: UUID
-    tokens: int
     headers: dict[str, str]
 
 
 class Limits:
     def __init__(self) -> None:
-        # redis-py retries ten times by default, even after a timeout: a count would be taken twice, and an outage
-        # would cost every call seconds.
+        # redis-py retries ten times by default, even after a timeout, so that an outage would cost every call seconds.
+        # Once is enough for a connection that a restart left dead; the scripts take nothing twice.
         pool = BlockingConnectionPool.from_url(
             settings.REDIS_URL,
             max_connections=CONNECTIONS,
             timeout=REDIS_SECONDS,
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
         self._redis = Redis.from_pool(pool)
         self._take = self._redis.register_script(_TAKE)
@@ -82,15 +82,12 @@ class Limits:
         headers = _headers(key, *left)
         if refused:
             raise _refusal(key, refused.decode(), wait, headers)
-        return Lease(key, call_id, tokens, headers)
+        return Lease(key, call_id, headers)
 
     async def give_back(self, lease: Lease, *, used_tokens: int = 0, refused: bool = False) -> None:
-        """End the lease. Tokens that were not used come back, those used beyond are taken; of a refused call the
-        request comes back too."""
-        key, unused = lease.key, lease.tokens - used_tokens
-        limits = (key.requests_per_minute, key.tokens_per_minute)
+        """End the lease and correct the tokens to those used; of a refused call the request comes back too."""
         try:
-            await self._return(keys=_keys(key), args=(*limits, lease.call_id.hex, int(refused), unused))
+            await self._return(keys=_keys(lease.key), args=(lease.call_id.hex, int(refused), used_tokens))
         except RedisError as error:
             logger.info("a lease ends by itself: %s", type(error).__name__)
 
@@ -108,7 +105,7 @@ class Limits:
 
 
 def _keys(key: KeyFacts) -> list[str]:
-    return [f"limit:{{{key.account_id}}}:{kind}" for kind in ("requests", "tokens", "calls")]
+    return [f"limit:{{{key.account_id}}}:{kind}" for kind in ("window", "tokens", "leases")]
 
 
 def _headers(key: KeyFacts, requests: int, requests_reset: int, tokens: int, tokens_reset: int) -> dict[str, str]:

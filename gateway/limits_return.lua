@@ -1,19 +1,18 @@
--- Ends a lease and gives back what the call did not use after all, or takes what it used beyond that.
+-- Ends a lease, and corrects what the call took to what it used; a refused call gives back the request too.
 --
--- KEYS: requests, tokens, leases
--- ARGV: requests/minute, tokens/minute, call id, requests to give back (0 or 1), tokens to give back (or, below 0, to take)
-local MINUTE = 60 * 1000 * 1000
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-
-local function give_back(key, amount)
-    local tat = tonumber(redis.call('GET', key)) or now
-    if amount ~= 0 then
-        tat = math.min(math.max(tat - amount, now), now + MINUTE)
-        redis.call('SET', key, string.format('%.0f', tat), 'PX', 61000)
-    end
+-- KEYS: window, tokens, leases
+-- ARGV: call id, 1 if it was refused, tokens used
+local call = ARGV[1]
+redis.call('ZREM', KEYS[3], call)
+local taken = redis.call('HGET', KEYS[2], call)
+if not taken then
+    return  -- It has left the window.
 end
-
-redis.call('ZREM', KEYS[3], ARGV[3])
-give_back(KEYS[1], ARGV[4] * MINUTE / ARGV[1])
-give_back(KEYS[2], ARGV[5] * MINUTE / ARGV[2])
+if ARGV[2] == '1' then
+    redis.call('ZREM', KEYS[1], call)
+    redis.call('HDEL', KEYS[2], call)
+    redis.call('HINCRBY', KEYS[2], 'total', -taken)
+else
+    redis.call('HSET', KEYS[2], call, ARGV[3])
+    redis.call('HINCRBY', KEYS[2], 'total', ARGV[3] - taken)
+end
