@@ -23,6 +23,7 @@ from billing.models import LanguageModel, PriceRate, PriceVersion
 
 # Every process refreshes its schedule within this time, so that a new price starts everywhere at the same moment.
 NOTICE = timedelta(seconds=5)
+HORIZON = timedelta(days=366)
 # Pico-USD per token. Keeps the largest hold (16 answers of the longest kind) far below what a BIGINT holds.
 MAX_RATE = 10**10
 
@@ -136,6 +137,9 @@ def set_price(
         in_use = PriceVersion.objects.filter(Q(account=None) | Q(account=account), model=model).exists()
         soonest = now + NOTICE if in_use else now
         starts_at = starts_at or soonest
+        if starts_at > now + HORIZON:
+            # It could never be taken back, and no other price could start before it.
+            raise PriceRefused(f"A price may be scheduled at most {HORIZON.days} days ahead.")
         if starts_at < soonest:
             raise PriceRefused(f"A new price must start at least {NOTICE.seconds} s from now.")
         if earlier.filter(Q(starts_at__gte=starts_at) | Q(ends_at__gt=starts_at)).exists():
@@ -155,6 +159,8 @@ def _complete(rates: Mapping[str, int]) -> dict[str, int]:
             raise PriceRefused(f"The price lacks a rate for {meter.value}.")
     if any(rate <= 0 for rate in rates.values()):
         raise PriceRefused("A rate must be more than zero; a model that shall not be sold is unlisted instead.")
+    if rates.get(meters.CACHED_INPUT, 0) > rates[meters.INPUT]:
+        raise PriceRefused("Cached input must not cost more than input.")
     if any(rate > MAX_RATE for rate in rates.values()):
         raise PriceRefused(f"A rate is at most {money.usd_per_million(MAX_RATE)} USD per million tokens.")
     return {meters.CACHED_INPUT: rates[meters.INPUT], **rates}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
@@ -63,6 +64,15 @@ class Environment:
             return False
         self.fault(f"{name} is {value!r}, but must be true or false.")
         return default
+
+    def url(self, name: str, schemes: Iterable[str], default: str | None = None, *, hint: str = "") -> str:
+        """A URL of one of these schemes, with a host."""
+        value = self.text(name, default, hint=hint)
+        parts = urlsplit(value)
+        if value and (parts.scheme not in schemes or not (parts.hostname or parts.path)):
+            # The value may hold a password, so it is not repeated.
+            self.fault(f"{name} is not a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
+        return value
 
     def names(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list."""

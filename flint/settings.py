@@ -59,8 +59,17 @@ if PRODUCTION:
         env.fault("DEBUG is on, but FLINT_ENV is production. Unset DEBUG.")
     if os.environ.get("FLINT_DATA"):
         env.fault("FLINT_DATA belongs to the sandbox, but FLINT_ENV is production. Unset FLINT_DATA.")
-    if SECRET_KEY and (len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 12):
-        env.fault("SECRET_KEY is weak: it must have at least 50 characters, 12 of them different.")
+    for _name, _value in [("SECRET_KEY", SECRET_KEY), *(("SECRET_KEY_FALLBACKS", key) for key in SECRET_KEY_FALLBACKS)]:
+        if _value and (len(_value) < 50 or len(set(_value)) < 12 or _value.startswith("django-insecure-")):
+            env.fault(f"{_name} is weak: it must have at least 50 characters, 12 of them different.")
+    if any(len(set(key)) < 12 for key in CREDENTIAL_KEYS):
+        env.fault("FLINT_CREDENTIAL_KEYS is weak: make a random key with Fernet.generate_key().")
+    if SUPPORT_EMAIL and "@" not in SUPPORT_EMAIL:
+        env.fault(f"SUPPORT_EMAIL is {SUPPORT_EMAIL!r}, which is no e-mail address.")
+    if SITE_URL and not _site.hostname:
+        env.fault(f"SITE_URL is {SITE_URL!r}, which has no host name.")
+    if any("://" not in origin for origin in CSRF_TRUSTED_ORIGINS):
+        env.fault("CSRF_TRUSTED_ORIGINS holds something that does not look like https://host.")
     for _name, _value in read_file(BASE_DIR / ".flint" / "sandbox.env").items():
         if os.environ.get(_name) == _value and _name != "SITE_URL":
             env.fault(f"{_name} is the one of the sandbox in this folder. Production needs its own.")
@@ -155,8 +164,8 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", 
 
 # --- Redis and Celery ----------------------------------------------------------------------------------------
 
-REDIS_URL = env.text("REDIS_URL", hint=_HINT)
-CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", hint=_HINT)
+REDIS_URL = env.url("REDIS_URL", ["redis", "rediss", "unix"], hint=_HINT)
+CELERY_BROKER_URL = env.url("CELERY_BROKER_URL", ["redis", "rediss", "amqp", "amqps"], hint=_HINT)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True  # Every task is idempotent, so a repeat is cheaper than a loss.
 CELERY_TASK_REJECT_ON_WORKER_LOST = True

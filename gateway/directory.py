@@ -21,6 +21,7 @@ from gateway import credentials
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1
+_unreadable: set[str] = set()  # Backends whose fault was told; once is enough.
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,11 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
             try:
                 plaintext = credentials.decrypt(bytes(credential)) if credential else None
             except credentials.CredentialUnreadable:
-                logger.error("backend %s is left out: no key opens its credential", backend)
+                if backend not in _unreadable:
+                    logger.error("backend %s is left out: no key opens its credential; enter it again", backend)
+                _unreadable.add(backend)
                 continue
+            _unreadable.discard(backend)
             targets[model_id].append(Target(backend, base_url, plaintext, backend_model, priority, weight))
     return targets
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,15 @@ def test_every_missing_variable_is_named_in_one_error(monkeypatch: pytest.Monkey
         ("DEBUG", "maybe", "must be true or false"),
         ("SECRET_KEY", "short", "at least 50 characters"),
         ("SECRET_KEY", "a" * 60, "12 of them different"),
+        ("SECRET_KEY", "django-insecure-0123456789abcdefghijklmnopqrstuvwxyzABCDEF", "SECRET_KEY is weak"),
+        ("SECRET_KEY_FALLBACKS", "x", "SECRET_KEY_FALLBACKS is weak"),
         ("FLINT_CREDENTIAL_KEYS", "not-a-key", "not a Fernet key"),
+        ("FLINT_CREDENTIAL_KEYS", "A" * 43 + "=", "FLINT_CREDENTIAL_KEYS is weak"),
+        ("SUPPORT_EMAIL", "nope", "no e-mail address"),
+        ("REDIS_URL", "http://x", "REDIS_URL is not a URL"),
+        ("CELERY_BROKER_URL", "nonsense", "CELERY_BROKER_URL is not a URL"),
+        ("SITE_URL", "https://", "no host name"),
+        ("CSRF_TRUSTED_ORIGINS", "a", "CSRF_TRUSTED_ORIGINS"),
         ("FLINT_DATA", "/var/lib/flint", "belongs to the sandbox"),
         ("SITE_URL", "http://api.example.com", "served over https"),
         ("ALLOWED_HOSTS", "*", "lets any host name in"),
@@ -82,3 +92,16 @@ def test_an_unknown_environment_is_not_taken_for_production_or_sandbox(monkeypat
 def test_a_fault_never_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://flint:hunter2@db.internal:bad port/flint"
     assert "hunter2" not in faults_of(monkeypatch, {**PRODUCTION, "DATABASE_URL": url, "SECRET_KEY": "x"})
+
+
+def test_the_command_line_lists_the_faults_without_a_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, str(SETTINGS.parent.parent / "manage.py"), "check"],
+        env={"FLINT_ENV": "production"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "SECRET_KEY is missing" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""What must never change is refused by the database, whoever asks: transfers, prices, and the past of both."""
+"""What must never change is refused by the database, whoever asks: transfers, prices, and what a call was charged."""
 
 from django.db import migrations
 
@@ -13,6 +13,20 @@ CREATE TRIGGER transfer_append_only BEFORE UPDATE OR DELETE ON billing_transfer
     FOR EACH ROW EXECUTE FUNCTION flint_refuse_change();
 CREATE TRIGGER transfer_no_truncate BEFORE TRUNCATE ON billing_transfer
     FOR EACH STATEMENT EXECUTE FUNCTION flint_refuse_change();
+
+-- What a call used and was charged is evidence: settlement stamps it once, and nothing else of it ever changes.
+CREATE TRIGGER usage_settled_once BEFORE UPDATE ON billing_usagerecord FOR EACH ROW
+    WHEN (OLD.settled_at IS NOT NULL
+          OR (OLD.id, OLD.account_id, OLD.api_key_id, OLD.model_id, OLD.price_version_id, OLD.admitted_at, OLD.outcome,
+              OLD.source, OLD.input_tokens, OLD.cached_input_tokens, OLD.output_tokens, OLD.reasoning_tokens, OLD.held,
+              OLD.charge)
+             IS DISTINCT FROM
+             (NEW.id, NEW.account_id, NEW.api_key_id, NEW.model_id, NEW.price_version_id, NEW.admitted_at, NEW.outcome,
+              NEW.source, NEW.input_tokens, NEW.cached_input_tokens, NEW.output_tokens, NEW.reasoning_tokens, NEW.held,
+              NEW.charge))
+    EXECUTE FUNCTION flint_refuse_change();
+CREATE TRIGGER usage_no_delete BEFORE DELETE ON billing_usagerecord
+    FOR EACH ROW EXECUTE FUNCTION flint_refuse_change();
 
 CREATE TRIGGER rate_append_only BEFORE UPDATE OR DELETE ON billing_pricerate
     FOR EACH ROW EXECUTE FUNCTION flint_refuse_change();
@@ -55,6 +69,8 @@ CREATE TRIGGER rate_with_its_version BEFORE INSERT ON billing_pricerate
 ALLOW = """
 DROP TRIGGER transfer_append_only ON billing_transfer;
 DROP TRIGGER transfer_no_truncate ON billing_transfer;
+DROP TRIGGER usage_settled_once ON billing_usagerecord;
+DROP TRIGGER usage_no_delete ON billing_usagerecord;
 DROP TRIGGER rate_append_only ON billing_pricerate;
 DROP TRIGGER rate_no_truncate ON billing_pricerate;
 DROP TRIGGER rate_with_its_version ON billing_pricerate;

@@ -122,6 +122,16 @@ class TestSetPrice:
         first.refresh_from_db()
         assert (contract.starts_at, first.ends_at) == (now + pricing.NOTICE, None)
 
+    def test_a_price_is_not_scheduled_further_ahead_than_a_year(self) -> None:
+        first, now = factories.price(), datetime.now(UTC)
+        with pytest.raises(pricing.PriceRefused, match="366 days"):
+            factories.price(first.model, starts_at=now + timedelta(days=367), now=now)
+
+    def test_cached_input_does_not_cost_more_than_input(self) -> None:
+        rates = {"input": 5, "cached_input": 6, "output": 5}
+        with pytest.raises(pricing.PriceRefused, match="must not cost more"):
+            pricing.set_price(model=factories.language_model(), rates=rates, now=datetime.now(UTC))
+
     def test_a_scheduled_price_stays(self) -> None:
         first, now = factories.price(), datetime.now(UTC)
         tomorrow = factories.price(first.model, starts_at=now + timedelta(days=1), now=now)

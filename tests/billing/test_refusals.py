@@ -13,7 +13,7 @@ from django.utils.timezone import now as clock
 
 from accounts.models import Account, Membership, Tier, User
 from apikeys.models import ApiKey
-from billing import partitions
+from billing import ledger, partitions
 from billing.models import (
     CreditLot,
     Hold,
@@ -252,6 +252,23 @@ def test_money_and_prices_are_never_deleted_nor_truncated(table: str) -> None:
 @pytest.mark.parametrize("change", ["amount = 2", "reason = 'x'", "created_at = now()", "amount = amount"])
 def test_a_transfer_is_never_changed(change: str) -> None:
     refuse_change("billing_transfer", transfer().pk, change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["charge = 0", "held = held + 1", "input_tokens = 0", "admitted_at = now()", "outcome = 'completed', charge = 1"],
+)
+def test_what_a_call_was_charged_is_never_changed(change: str) -> None:
+    account = factories.funded(100)
+    call = factories.recorded(account, 10)
+    for _ in range(2):  # Before it is settled, and afterwards.
+        with pytest.raises(IntegrityError, match="refused"), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(f"UPDATE billing_usagerecord SET {change} WHERE id = %s", [call.id])  # noqa: S608
+        ledger.settle(account_id=account.pk)
+    with pytest.raises(IntegrityError, match="refused"), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("UPDATE billing_usagerecord SET settled_at = NULL WHERE id = %s", [call.id])
+    with pytest.raises(IntegrityError, match="refused"), transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("DELETE FROM billing_usagerecord WHERE id = %s", [call.id])
 
 
 @pytest.mark.parametrize("change", ["pico_per_token = 1", "context_from = 5", "meter = 'output'"])

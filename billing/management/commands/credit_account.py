@@ -25,7 +25,8 @@ class Command(BaseCommand):
         try:
             owner = registration.account_of(email=account)
             amount = money.from_usd(usd)
-            credits.grant(account=owner, amount=amount, reason=reason, now=datetime.now(UTC), cause=cause)
+            now = datetime.now(UTC)
+            transfer = credits.grant(account=owner, amount=amount, reason=reason, now=now, cause=cause)
         except ledger.InvalidTransfer as refusal:
             raise CommandError(f"--usd {usd}: {refusal}") from refusal
         except ledger.CauseReused as refusal:
@@ -34,8 +35,9 @@ class Command(BaseCommand):
             ) from refusal
         except (registration.AccountNotFound, money.InvalidAmount, credits.InvalidReason) as refusal:
             raise CommandError(str(refusal)) from refusal
+        credited = "Credited" if transfer.created_at >= now else "This cause had already credited"
         wallet = Wallet.objects.get(pk=owner.pk)
         self.stdout.write(
-            f"Credited {money.usd(amount)} USD to {account}. Balance {money.usd(wallet.posted)} USD, "
+            f"{credited} {money.usd(amount)} USD to {account}. Balance {money.usd(wallet.posted)} USD, "
             f"of which available {money.usd(wallet.available)} USD."
         )
