@@ -19,6 +19,7 @@ USAGE = """usage: python3 -m flint.sandbox COMMAND
   reset   delete the data folder
   setup   make the virtual environment for development and nothing else
 """
+HELP = ("-h", "--help")
 
 
 def newer_python() -> str:
@@ -43,7 +44,15 @@ def insist_on_python(version: "tuple[int, ...]", arguments: "list[str]") -> None
     )
 
 
+def asks_for_help(arguments: "list[str]") -> bool:
+    # What follows `test` goes to pytest, which has a help of its own.
+    return any(word in HELP for word in (arguments[:1] if arguments[:1] == ["test"] else arguments))
+
+
 def main(arguments: "list[str]") -> int:
+    if asks_for_help(arguments):
+        sys.stdout.write(USAGE)
+        return 0
     insist_on_python(tuple(sys.version_info[:2]), arguments)
     from flint.sandbox import commands
 

@@ -24,6 +24,8 @@ from flint.sandbox import bootstrap, files
 
 PR_SET_PDEATHSIG = 1
 LOG_BYTES = 10_000_000
+# PostgreSQL says the second and the third of a cluster with another owner or mode than it wants.
+REFUSALS = ("Permission denied", "wrong ownership", "invalid permissions")
 # Loaded before any fork: between fork and exec nothing may be imported.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -114,6 +116,12 @@ class Child:
             return f"killed by {signal.Signals(-code).name}"
         words = self.last_words()
         return f"exit code {code}; last line: {words}" if words else f"exit code {code}"
+
+    def advice(self) -> str:
+        """What a person can do when it does not start; fresh data would not mend permissions."""
+        if any(refusal in self.last_words() for refusal in REFUSALS):
+            return "Mend the owner or the permissions of what it names, and start again."
+        return self.remedy or f"Read {self.log}."
 
     def last_words(self) -> str:
         """The last line of this process in its log that says what is wrong, shortened."""

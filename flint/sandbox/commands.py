@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from flint.sandbox import bootstrap
+from flint.sandbox import bootstrap, folder
 from flint.sandbox.trouble import Trouble
 
 
@@ -14,6 +14,7 @@ def run(arguments: list[str]) -> int:
             "FLINT_ENV is production, and the sandbox is not for production.",
             "Unset it to run the sandbox, or serve flint.asgi:application with your own servers.",
         )
+    folder.insist_on_owner(folder.chosen())
     bootstrap.insist_on_platform()
     bootstrap.enter("sandbox")
     from flint.sandbox import stack
@@ -35,8 +36,6 @@ def lint(arguments: list[str]) -> int:
 
 
 def reset(arguments: list[str]) -> int:
-    from flint.sandbox import folder
-
     return folder.reset(folder.chosen())
 
 

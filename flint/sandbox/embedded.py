@@ -2,16 +2,16 @@
 
 import importlib.util
 import os
+import re
 import secrets
 import signal
 from pathlib import Path
 
-from flint.sandbox import files
+from flint.sandbox import files, folder
 from flint.sandbox.children import Child, wait_for
 from flint.sandbox.trouble import Trouble
 
 START_SECONDS = 60.0
-MEND = "Start afresh with `make reset`, or move {folder} away to keep it."
 
 
 def package(name: str) -> Path:
@@ -22,12 +22,21 @@ def package(name: str) -> Path:
     return Path(found.origin).parent
 
 
-def secret_of(folder: Path) -> str:
-    """The password of the server in this folder; made once."""
-    path = folder / "password"
+def mend(place: Path) -> str:
+    """What a person can do about a server that does not start on its data."""
+    return f"Start afresh with `{folder.reset_command(folder.chosen())}`, or move {place} away to keep it."
+
+
+def secret_of(place: Path) -> str:
+    """The password of the server in this folder; made once. Raises Trouble."""
+    path = place / "password"
     if not path.exists():
         files.write(path, secrets.token_urlsafe(24))
-    return path.read_text()
+    password = folder.text_of(path).strip()
+    # It goes into a URL and into a configuration file as it is.
+    if not re.fullmatch(r"[\w-]+", password, re.ASCII):
+        raise folder.unusable(path, "it does not hold a password" if password else "it is empty")
+    return password
 
 
 class Server:
@@ -61,5 +70,5 @@ class Server:
     def trouble(self) -> Trouble:
         return Trouble(
             f"{self.child.name} does not start: {self.child.last_words()} (log: {self.child.log}).",
-            self.child.remedy,
+            self.child.advice(),
         )

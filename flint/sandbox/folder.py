@@ -7,6 +7,7 @@ import base64
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -32,7 +33,59 @@ CONTENTS = (
 
 def chosen() -> Path:
     """The folder that FLINT_DATA names, or .flint in the checkout."""
-    return Path(os.environ.get("FLINT_DATA") or bootstrap.ROOT / ".flint").expanduser().resolve()
+    return Path(os.environ.get("FLINT_DATA") or default()).expanduser().resolve()
+
+
+def default() -> Path:
+    return bootstrap.ROOT / ".flint"
+
+
+def reset_command(path: Path) -> str:
+    """What deletes this folder and no other."""
+    return "make reset" if path == default().resolve() else f"FLINT_DATA={shlex.quote(str(path))} make reset"
+
+
+def insist_on_owner(path: Path) -> None:
+    """Raises Trouble when the folder is another user's: files of two users in it would lock out one of them."""
+    # Below it PostgreSQL's account may own files when we are root, so nothing else is looked at.
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return  # It is not there yet, or its opening tells what is wrong.
+    if owner != os.geteuid():
+        name = privileges.account_name(owner)
+        raise Trouble(
+            f"The data folder {path} belongs to {name}, and you are {privileges.account_name(os.geteuid())}.",
+            f"Run this as {name}, or choose another folder: FLINT_DATA=~/flint-data make run",
+        )
+
+
+def text_of(path: Path) -> str:
+    """A file that the sandbox wrote earlier; empty when there is none. Raises Trouble."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except PermissionError:
+        raise Trouble(
+            f"The file {path} may not be read by {privileges.account_name(os.geteuid())}.",
+            "Mend its owner or its permissions, or choose another folder: FLINT_DATA=~/flint-data make run",
+        ) from None
+    except UnicodeDecodeError:
+        raise unusable(path, "it is not text") from None
+    except OSError as error:
+        raise unusable(path, str(error.strerror)) from None
+
+
+def unusable(path: Path, reason: str) -> Trouble:
+    return Trouble(
+        f"The file {path} cannot be used: {reason}.", f"Put it back, or start afresh: {reset_command(chosen())}"
+    )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether nobody else uses the folder, so that its mode is ours to set: FLINT_DATA could name /tmp."""
+    return (path / "lock").exists() or not any(path.iterdir())
 
 
 class DataFolder:
@@ -43,8 +96,9 @@ class DataFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # The unprivileged account that PostgreSQL runs as must be able to pass through, not to look.
-            path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            if is_ours(path):
+                # The unprivileged account that PostgreSQL runs as must be able to pass through, not to look.
+                path.chmod(0o711 if os.geteuid() == 0 else 0o700)
             self.lock = (path / "lock").open("a+")
             self.logs.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -68,16 +122,15 @@ class DataFolder:
         self.lock.write(f"process {os.getpid()}, {url}")
         self.lock.flush()
 
+    def kept(self) -> dict[str, str]:
+        """What was kept in sandbox.env. Raises Trouble."""
+        lines = text_of(self.path / "sandbox.env").splitlines()
+        pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+        return {name: value for name, value in pairs if value.strip()}
+
     def secrets(self) -> dict[str, str]:
-        """What was kept in sandbox.env, and the secrets that were not there yet. Raises Trouble."""
-        path = self.path / "sandbox.env"
-        try:
-            lines = path.read_text().splitlines() if path.exists() else []
-        except (OSError, UnicodeDecodeError) as error:
-            raise Trouble(
-                f"The file {path} cannot be read: {error}.", "Put it back, or start afresh: make reset"
-            ) from None
-        kept = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+        """What was kept, and the secrets that were not there yet. Raises Trouble."""
+        kept = self.kept()
         kept.setdefault("SECRET_KEY", secrets.token_urlsafe(48))
         kept.setdefault("FLINT_CREDENTIAL_KEYS", base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
         return kept
@@ -106,10 +159,13 @@ def reset(path: Path) -> int:
     if not path.is_dir():
         print(f"There is no data folder at {path}: nothing to delete.")
         return 0
+    if os.geteuid() != 0:  # Root can mend what two users have mixed.
+        insist_on_owner(path)
     with (path / "lock").open("a+") as lock:
         if not take(lock):
             raise Trouble(
-                f"A sandbox runs on {path} ({owner_of(lock)}).", "Stop it with Ctrl-C first, then make reset."
+                f"A sandbox runs on {path} ({owner_of(lock)}).",
+                f"Stop it with Ctrl-C first, then {reset_command(path)}",
             )
         privileges.remove_outside(path / "postgres")
         for entry in [found for pattern in CONTENTS for found in path.glob(pattern)]:

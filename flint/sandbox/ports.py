@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 import socket
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def remembered(note: Path) -> int:
 
 
 def public(text: str) -> socket.socket:
-    """A listening socket on the port that the person chose (0: any). Raises Trouble when it cannot be had."""
-    if not text.isdigit() or int(text) > 65_535:
-        raise Trouble(f"PORT={text} is not a port.", "Give a number from 1024 to 65535: PORT=8001 make run")
+    """A listening socket on the port that the person chose. Raises Trouble when it cannot be had."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65_535:
+        raise Trouble(f"PORT={text} is not a port.", "Give a number from 1 to 65535: PORT=8001 make run")
     port = int(text)
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,7 +12,7 @@ import psutil
 
 from flint.sandbox import files, ports, privileges
 from flint.sandbox.children import Child, end_processes
-from flint.sandbox.embedded import MEND, Server, package, secret_of
+from flint.sandbox.embedded import Server, mend, package, secret_of
 from flint.sandbox.trouble import Trouble
 
 MAJOR = "18"
@@ -44,7 +44,7 @@ class Postgres(Server):
             is_ready=self.is_ready,
             stop_signal=STOP_SIGNALS["fast"],
             stop_seconds=30.0,
-            remedy=MEND.format(folder=self.folder),
+            remedy=mend(self.folder),
         )
 
     @property
@@ -87,6 +87,7 @@ class Postgres(Server):
         """Make the cluster on the first start; later clear away what a killed server left."""
         if not self.cluster.exists():
             self.create()
+        next(self.cluster.iterdir(), None)  # An OSError: a folder that may not be read is not damaged.
         version = self.cluster / "PG_VERSION"
         if not version.exists() or not (self.cluster / "global" / "pg_control").exists():
             raise Trouble(

@@ -41,6 +41,14 @@ def unprivileged_account() -> str | None:
     raise Trouble(f"PostgreSQL cannot run as root, and there is no account {' or '.join(ACCOUNTS)}.", OWN_SERVERS)
 
 
+def account_name(number: int) -> str:
+    """What a person calls the user with this id."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user id {number}"
+
+
 def can_reach(account: str, paths: Iterable[Path]) -> bool:
     """Whether the account may execute (or pass through) all the paths; the system itself is asked."""
     test = 'for path do test -x "$path" || exit 1; done'

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -56,6 +56,12 @@ def web_processes() -> int:
     return int(text)
 
 
+def keys_are_lost(kept: Mapping[str, str], cluster: Path) -> bool:
+    """Whether there is a database and nothing to decrypt its credentials with."""
+    found = kept.get("FLINT_CREDENTIAL_KEYS") or os.environ.get("FLINT_CREDENTIAL_KEYS")
+    return not found and cluster.exists()
+
+
 class Stack:
     """The children, in the order they are started. Nothing runs until `start`."""
 
@@ -69,8 +75,10 @@ class Stack:
         data.say_who_runs(self.url + "/")
         self.postgres: Postgres | None = None
         self.valkey: Valkey | None = None
-        self.values = data.secrets()
+        kept, self.values = data.kept(), data.secrets()
         self.settle_addresses()
+        if self.postgres is not None and keys_are_lost(kept, self.postgres.cluster):
+            say("  new secrets were made, so stored API keys of backends must be entered again")
         data.keep(self.values)
         # What the person set wins over what was kept; an empty variable is one that was not set.
         self.environment = {
@@ -191,7 +199,7 @@ def banner(facts: dict[str, object], data: Path, seconds: float) -> str:
         ("Customer", login("customer")),
         ("API key", facts["api_key"]),
         ("Try it", curl),
-        ("Data", f"{data}   (make reset deletes it)"),
+        ("Data", f"{data}   ({folder.reset_command(data)} deletes it)"),
         ("Stop", "Ctrl-C"),
     ]
     lines = [f"  {name:<10}{text}" for name, text in rows]
@@ -239,5 +247,5 @@ def run() -> int:
         if supervisor.stops_asked:
             say("Stopping: running streams finish first (Ctrl-C again to stop at once).")
         stack.stop(supervisor)
-        say(f"Stopped in {time.monotonic() - begun:.1f} s.")
+        say(supervisor.farewell(time.monotonic() - begun))
     return 0

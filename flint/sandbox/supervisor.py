@@ -63,6 +63,7 @@ class Supervisor:
         self.calm_seconds = calm_seconds
         self.watches: list[Watch] = []
         self.stops_asked = 0
+        self.hurried = False  # Whether the person asked again while children were stopping.
         self.waker, self.woken = socket.socketpair()
         self.logs_looked_at = time.monotonic()
 
@@ -105,7 +106,7 @@ class Supervisor:
                 late = waiting[0]
                 raise Trouble(
                     f"{late.name} was not ready within {within:.0f} s: {late.last_words()}",
-                    late.remedy or f"Read {late.log}.",
+                    late.advice(),
                 )
             self.pause(0.05)
 
@@ -114,9 +115,7 @@ class Supervisor:
             raise StopAsked
         for child in starting:
             if not child.is_alive():
-                raise Trouble(
-                    f"{child.name} ended while starting ({child.fate()}).", child.remedy or f"Read {child.log}."
-                )
+                raise Trouble(f"{child.name} ended while starting ({child.fate()}).", child.advice())
 
     def finish(self, job: Child, *, told: Callable[[str], None], within: float) -> None:
         """Run a program that ends by itself, passing on its lines. Raises Trouble when it fails, or StopAsked."""
@@ -197,9 +196,16 @@ class Supervisor:
                 child.ask_to_stop()
             begun = time.monotonic()
             while alive := [child for child in group if child.is_alive()]:
+                hurry = self.stops_asked > asked_before
+                self.hurried = self.hurried or hurry
                 for child in alive:
-                    if self.stops_asked > asked_before or time.monotonic() - begun > child.stop_seconds:
-                        say(f"{child.name} did not stop in time and was killed.")
+                    if hurry or time.monotonic() - begun > child.stop_seconds:
+                        if not hurry:
+                            say(f"{child.name} did not stop in time and was killed.")
                         child.kill()
                 self.pause(0.05)
         self.write_record()
+
+    def farewell(self, seconds: float) -> str:
+        """The last line for the person, who knows why what was killed was killed."""
+        return "Stopped at once." if self.hurried else f"Stopped in {seconds:.1f} s."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flint.sandbox import files, ports
 from flint.sandbox.children import Child
-from flint.sandbox.embedded import MEND, Server, package, secret_of
+from flint.sandbox.embedded import Server, mend, package, secret_of
 from flint.sandbox.trouble import Trouble
 
 
@@ -29,7 +29,7 @@ class Valkey(Server):
             folder=self.folder,
             prepare=self.prepare,
             is_ready=self.is_ready,
-            remedy=MEND.format(folder=self.folder),
+            remedy=mend(self.folder),
         )
 
     @property

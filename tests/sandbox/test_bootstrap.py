@@ -49,6 +49,16 @@ def test_a_python_that_is_too_old_gets_one_sentence(monkeypatch: pytest.MonkeyPa
         front_door.insist_on_python((3, 9), ["run"])
 
 
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["run", "--help"], ["reset", "-h"]])
+def test_help_prints_the_usage_and_does_nothing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert front_door.main(arguments) == 0
+    assert capsys.readouterr().out == front_door.USAGE
+
+
+def test_the_help_of_pytest_is_left_to_pytest() -> None:
+    assert not front_door.asks_for_help(["test", "--help"])
+
+
 def test_a_newer_python_on_the_path_takes_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for minor in (10, 11, 12):
         (tmp_path / f"python3.{minor}").symlink_to(sys.executable)

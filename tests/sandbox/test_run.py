@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from flint.sandbox import bootstrap, children
+from flint.sandbox import bootstrap, children, ports
 
 # What conftest set for the tests' own servers must not reach the product, which starts its own.
 OWN = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "SECRET_KEY", "FLINT_CREDENTIAL_KEYS", "SITE_URL")
@@ -27,7 +27,7 @@ class Product:
 
     def start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in OWN}
-        environment |= {"FLINT_DATA": str(self.data), "PORT": "0"}
+        environment |= {"FLINT_DATA": str(self.data), "PORT": str(ports.remembered(self.data.with_name("port")))}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", RUN],
@@ -46,6 +46,11 @@ class Product:
     def facts(self) -> dict[str, str]:
         facts: dict[str, str] = json.loads((self.data / "sandbox.json").read_text())
         return facts
+
+    def lose_credential_keys(self) -> None:
+        path = self.data / "sandbox.env"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if "FLINT_CREDENTIAL_KEYS" not in line))
 
     def status(self, path: str) -> int:
         connection = http.client.HTTPConnection(urlsplit(self.facts()["url"]).netloc, timeout=10)
@@ -74,11 +79,14 @@ def test_it_starts_survives_kill_9_and_stops_without_a_trace(product: Product) -
     first, key = product.processes(), product.facts()["api_key"]
     assert set(first) == {"demo backend", "PostgreSQL", "Valkey", "web", "worker", "beat"}
     assert product.status("/readyz") == 200
+    assert "new secrets" not in product.said()
     product.process.kill()
     product.process.wait()
+    product.lose_credential_keys()
 
     product.start()
     assert all(children.is_gone(process) for process in first.values())
+    assert "new secrets were made" in product.said()
     assert product.facts()["api_key"] == key
     assert product.status("/readyz") == 200
 

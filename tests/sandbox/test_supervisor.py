@@ -106,6 +106,7 @@ def test_a_second_signal_does_not_wait(make_stack: Callable[..., Stack]) -> None
     time.sleep(0.5)  # Two signals at the same moment count as one.
     stack.signal(signal.SIGINT)
     assert stack.end() == 0
+    assert stack.said().splitlines() == ["ready", "Stopped at once."]
 
 
 def test_a_dying_child_is_reported_and_restarted_with_growing_delays(make_stack: Callable[..., Stack]) -> None:
@@ -187,6 +188,16 @@ def test_it_runs_with_all_standard_streams_closed(make_stack: Callable[..., Stac
     until(lambda: (stack.folder / "children.json").exists() and stack.children())
     stack.signal(signal.SIGTERM)
     assert stack.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"), [("Permission denied", "Mend the owner"), ("wrong ownership", "Mend the owner"), ("", "reset")]
+)
+def test_a_refusal_by_the_system_is_not_answered_with_a_reset(tmp_path: Path, word: str, advice: str) -> None:
+    (tmp_path / "log").write_text(f"FATAL: cannot open it: {word}\n")
+    child = children.Child(name="one", command=[], log=tmp_path / "log", remedy="make reset")
+    assert advice in child.advice()
+    assert ("reset" in child.advice()) == (word == "")
 
 
 def test_a_long_log_is_cut_and_one_older_part_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def main() -> int:
         return 1
     finally:
         supervisor.stop(*[[child] for child in starting])
-    say("stopped")
+    say(supervisor.farewell(0))
     return 0
 
 
