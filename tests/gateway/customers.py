@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-from django.db import connection
 from openai import OpenAI
 
 from accounts.models import Account, Tier
@@ -79,9 +78,3 @@ def all_at_once(urls: list[str], secret: str, body: dict[str, Any]) -> list[tupl
             return answer.status, await answer.json()
 
     return asyncio.run(calls())
-
-
-def somebody_waits_for_a_lock() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
-        return bool(cursor.rowcount)

@@ -19,10 +19,10 @@ import redis
 
 from billing.models import ReleasedHolds, UsageRecord
 from billing.usage import Outcome, Source
-from tests.billing.stage import assert_books_hold
+from tests.billing.stage import assert_books_hold, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import INPUT_RATE, OUTPUT_RATE, Lab
-from tests.gateway.customers import Customer, chat, customer, somebody_waits_for_a_lock
+from tests.gateway.customers import Customer, chat, customer
 from tests.gateway.scripted import DONE, chunk, usage
 from tests.stack import Stack, until
 
@@ -39,7 +39,7 @@ def alice(committed: None) -> Customer:
 
 def leases(of: Customer) -> int:
     with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
-        count: Any = client.zcard(f"limit:{{{of.account.pk}}}:calls")
+        count: Any = client.zcard(f"limit:{{{of.account.pk}}}:leases")
         return int(count)
 
 
@@ -200,7 +200,7 @@ def test_while_the_wallet_is_locked_nothing_is_sent_and_nothing_stays(stack: Sta
     with psycopg.connect(os.environ["DATABASE_URL"]) as other:
         other.execute("SELECT FROM billing_wallet WHERE account_id = %s FOR UPDATE", [alice.account.pk])
         with wire.begun(stack.webs[0], alice.secret, chat(model=lab.of_script)):
-            until(somebody_waits_for_a_lock)
+            wait_until_blocked_by(other)
         # The hang-up is long known when the lock is free.
         until(lambda: leases(alice) == 1)
         other.execute("SELECT pg_sleep(0.2)")

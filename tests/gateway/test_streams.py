@@ -14,12 +14,13 @@ import pytest
 
 from billing.models import UsageRecord
 from billing.usage import Outcome, Source
+from tests.billing.stage import wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import INPUT_RATE, OUTPUT_RATE, Lab
-from tests.gateway.customers import Customer, chat, customer, somebody_waits_for_a_lock
+from tests.gateway.customers import Customer, chat, customer
 from tests.gateway.scripted import DONE, chunk, usage
 from tests.gateway.wire import texts_of
-from tests.stack import Stack, until
+from tests.stack import Stack
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -238,7 +239,7 @@ def test_the_last_bytes_wait_for_the_record(stack: Stack, alice: Customer, strea
     with psycopg.connect(os.environ["DATABASE_URL"]) as other, ThreadPoolExecutor() as pool:
         other.execute("LOCK TABLE billing_usagerecord IN SHARE MODE")  # Nothing can be recorded now.
         asked = pool.submit(wire.ask, stack.webs[0], alice.secret, chat(stream=streamed))
-        until(somebody_waits_for_a_lock)
+        wait_until_blocked_by(other)
         other.execute("SELECT pg_sleep(0.2)")
         assert not asked.done()
         other.rollback()
