@@ -241,7 +241,7 @@ def run() -> int:
         say(banner(facts_of(data.path), data.path, time.time() - began))
         supervisor.watch()
     except StopAsked:
-        pass
+        pass  # A stop in the middle of the start is carried out like any other, below.
     finally:
         begun = time.monotonic()
         if supervisor.stops_asked:
