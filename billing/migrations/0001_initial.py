@@ -185,7 +185,7 @@ class Migration(migrations.Migration):
                 ('backend', models.CharField(max_length=100)),
                 ('attempt', models.PositiveSmallIntegerField()),
                 ('streamed', models.BooleanField()),
-                ('outcome', models.CharField(choices=[('completed', 'Completed'), ('client_closed', 'Client Closed'), ('backend_failed', 'backend failed after it had accepted'), ('server_stopped', 'stopped by a shutdown of ours'), ('key_disabled', 'stopped because its key or account was disabled'), ('unresolved', 'its process died before a checkpoint'), ('swept', 'its process died; charged by the last checkpoint')], max_length=20)),
+                ('outcome', models.CharField(choices=[('completed', 'completed'), ('client_closed', 'the customer hung up'), ('backend_failed', 'backend failed after it had accepted'), ('server_stopped', 'stopped by a shutdown of ours'), ('key_disabled', 'stopped because its key or account was disabled'), ('unresolved', 'its process died before a checkpoint'), ('swept', 'its process died; charged by the last checkpoint')], max_length=20)),
                 ('source', models.CharField(choices=[('backend', 'counted by the backend'), ('estimated', 'counted by us from what was relayed'), ('checkpoint', 'counted by us at the last checkpoint'), ('none', 'nothing known')], max_length=20)),
                 ('finish_reason', models.CharField(blank=True, max_length=30)),
                 ('admitted_at', models.DateTimeField(help_text='The moment in its id; its UTC day and hour are those of the bill.')),

@@ -86,8 +86,8 @@ class UsageRecord(models.Model):
     """Partitioned by month of its id (a UUIDv7, so by admission), see `billing.partitions`."""
 
     class Outcome(models.TextChoices):
-        COMPLETED = "completed"
-        CLIENT_CLOSED = "client_closed"
+        COMPLETED = "completed", "completed"
+        CLIENT_CLOSED = "client_closed", "the customer hung up"
         BACKEND_FAILED = "backend_failed", "backend failed after it had accepted"
         SERVER_STOPPED = "server_stopped", "stopped by a shutdown of ours"
         KEY_DISABLED = "key_disabled", "stopped because its key or account was disabled"
