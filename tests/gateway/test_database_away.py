@@ -12,7 +12,7 @@ from billing.usage import Outcome, Source
 from tests.billing.stage import assert_books_hold
 from tests.gateway import wire
 from tests.gateway.customers import chat, customer
-from tests.gateway.proxy import Proxy
+from tests.proxy import Proxy
 from tests.stack import Stack, WebProcess, until
 
 pytestmark = pytest.mark.usefixtures("committed")
