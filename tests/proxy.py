@@ -1,11 +1,11 @@
 """A TCP proxy that spoils connections as networks do: an outage for one process, while the server itself stays up.
 
-    proxy.cut()             every connection is reset, new ones are refused
-    proxy.hang()            nothing passes in either direction, and nobody is told
-    proxy.swallow(b"...")   a request that holds these bytes arrives; its answer is lost, and the connection with it
-    proxy.delay(0.5)        each piece of an answer comes half a second later
-    proxy.trickle(100)      answers come at 100 bytes a second
-    proxy.restore()         all is well again; what `hang` held back passes
+proxy.cut()             every connection is reset, new ones are refused
+proxy.hang()            nothing passes in either direction, and nobody is told
+proxy.swallow(b"...")   a request that holds these bytes arrives; its answer is lost, and the connection with it
+proxy.delay(0.5)        each piece of an answer comes half a second later
+proxy.trickle(100)      answers come at 100 bytes a second
+proxy.restore()         all is well again; what `hang` held back passes
 """
 
 from __future__ import annotations
