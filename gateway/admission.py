@@ -21,6 +21,7 @@ from gateway.errors import InsufficientBalance, Unavailable
 BATCH = 200
 # A wallet is locked for a moment whenever it is settled. Only one that stays locked is worth a connection that waits.
 SHORT_PAUSES = (0.005, 0.02)
+ADMISSION_SECONDS = 5  # Longer than a wallet's lock is waited for. A call that takes more is better asked again.
 
 
 class Admission:
@@ -32,22 +33,27 @@ class Admission:
     async def admit(self, ask: Ask) -> None:
         """Commit the hold, or raise InsufficientBalance or Unavailable: then there is none, or one we will find."""
         try:
-            answer = await self._batches.submit(ask)
-            for seconds in SHORT_PAUSES:
-                if answer.locked:
-                    await asyncio.sleep(seconds)
-                    answer = await self._batches.submit(ask)
-            if answer.locked:
-                answer = await self._wait_for(ask)
-            if not answer.admitted and (answer.available or 0) >= ask.amount:
-                answer = await self._alone(ask)
+            async with asyncio.timeout(ADMISSION_SECONDS):
+                answer = await self._ask(ask)
         except database_errors.LockNotAvailable:
             raise Unavailable("Your account is busy with another operation. Please try again.") from None
-        except AWAY:
+        except (*AWAY, TimeoutError):
             # The commit may have happened; the heartbeat finds a hold that no call of ours knows.
             raise Unavailable("Our database is away for a moment. Nothing was charged; please try again.") from None
         if not answer.admitted:
             raise InsufficientBalance(needed=ask.amount, available=answer.available or 0)
+
+    async def _ask(self, ask: Ask) -> Answer:
+        answer = await self._batches.submit(ask)
+        for seconds in SHORT_PAUSES:
+            if answer.locked:
+                await asyncio.sleep(seconds)
+                answer = await self._batches.submit(ask)
+        if answer.locked:
+            answer = await self._wait_for(ask)
+        if not answer.admitted and (answer.available or 0) >= ask.amount:
+            answer = await self._alone(ask)
+        return answer
 
     async def _reserve(self, asks: Sequence[Ask], *, wait: bool) -> Sequence[Answer]:
         pool = self._pools.waiting if wait else self._pools.main

@@ -41,7 +41,10 @@ class Batcher(Generic[Item, Result]):
         try:
             while self._waiting:
                 count = min(len(self._waiting), self._limit)
-                await self._run_batch([self._waiting.popleft() for _ in range(count)])
+                gathered = [self._waiting.popleft() for _ in range(count)]
+                # Who asked may have given up meanwhile.
+                if batch := [pair for pair in gathered if not pair[1].done()]:
+                    await self._run_batch(batch)
         finally:
             self._runner = None
 

@@ -1,11 +1,16 @@
 """The gateway's connections to PostgreSQL: a few, pooled, in autocommit, outside the ORM.
 
 Statements that may wait for a wallet's lock have connections of their own, so that a slow wallet cannot use up those
-of everybody else.
+of everybody else. A server that keeps its connections open and says nothing (a frozen host, a lost route) would never
+be noticed by waiting, so every wait ends by our clock.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
@@ -19,19 +24,37 @@ STATEMENT_SECONDS = 5
 LOCK_SECONDS = 2
 # How long a call waits for a connection before it is told that the database is away.
 POOL_SECONDS = 2
+CHECK_SECONDS = 1  # A connection that was idle answers within this, or is thrown away,
+ANSWER_SECONDS = STATEMENT_SECONDS + 1  # and one in use within this: the server would have given up before.
 
 # What says that the database is away for a moment. Any other error of psycopg is a defect of ours.
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
 
-Pool = AsyncConnectionPool[AsyncConnection[Any]]
+
+class Pool:
+    def __init__(self, name: str, size: int) -> None:
+        self._pool = _pool(name, size)
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=2)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection for a few short statements. Raises one of AWAY within POOL_SECONDS and ANSWER_SECONDS."""
+        async with self._pool.connection() as database:
+            with _given_up_after(ANSWER_SECONDS, database):
+                yield database
 
 
 class Pools:
     """`main` never waits for a row that others hold for long; `waiting` may, up to LOCK_SECONDS."""
 
     def __init__(self) -> None:
-        self.main = _pool("gateway", settings.GATEWAY_DATABASE_CONNECTIONS - WAITING_CONNECTIONS)
-        self.waiting = _pool("gateway-waiting", WAITING_CONNECTIONS)
+        self.main = Pool("gateway", settings.GATEWAY_DATABASE_CONNECTIONS - WAITING_CONNECTIONS)
+        self.waiting = Pool("gateway-waiting", WAITING_CONNECTIONS)
 
     async def open(self) -> None:
         """Start connecting; does not wait, so that a process starts while the database is away."""
@@ -39,11 +62,34 @@ class Pools:
         await self.waiting.open()
 
     async def close(self) -> None:
-        await self.main.close(timeout=2)
-        await self.waiting.close(timeout=2)
+        await self.main.close()
+        await self.waiting.close()
 
 
-def _pool(name: str, size: int) -> Pool:
+@contextlib.contextmanager
+def _given_up_after(seconds: float, database: AsyncConnection[Any]) -> Iterator[None]:
+    """Hang up after so long: whoever waits for an answer inside gets an OperationalError.
+
+    A cancelled wait would not do: psycopg then asks the silent server to cancel, and waits for that.
+    """
+    timer = asyncio.get_running_loop().call_later(seconds, _hang_up, database)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hang_up(database: AsyncConnection[Any]) -> None:
+    with contextlib.suppress(OSError, psycopg.Error), socket.fromfd(database.fileno(), -1, -1) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
+
+
+async def _check(database: AsyncConnection[Any]) -> None:
+    with _given_up_after(CHECK_SECONDS, database):
+        await AsyncConnectionPool.check_connection(database)
+
+
+def _pool(name: str, size: int) -> AsyncConnectionPool[AsyncConnection[Any]]:
     return AsyncConnectionPool(
         _conninfo(name),
         kwargs={"autocommit": True, "prepare_threshold": 3},
@@ -52,7 +98,7 @@ def _pool(name: str, size: int) -> Pool:
         timeout=POOL_SECONDS,
         reconnect_timeout=5,
         max_lifetime=1800,
-        check=AsyncConnectionPool.check_connection,
+        check=_check,
         open=False,
         name=name,
     )
