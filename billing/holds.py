@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence, Set
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from uuid import UUID
 
@@ -44,9 +44,12 @@ class Checkpoint(msgspec.Struct, frozen=True):
     output_tokens: int
 
 
-async def beat(database: AsyncConnection[object], *, boot: UUID, host: str, pid: int) -> None:
-    """Say that the process is alive. Must be done once before its first admission."""
-    await database.execute(_BEAT, [boot, host, pid])
+async def beat(database: AsyncConnection[object], *, boot: UUID, host: str, pid: int) -> datetime:
+    """Say that the process is alive; the database's clock. Must be done once before its first admission."""
+    async with database.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_BEAT, [boot, host, pid])
+        rows: list[tuple[datetime]] = await cursor.fetchall()
+    return rows[0][0]
 
 
 async def checkpoint(database: AsyncConnection[object], checkpoints: Sequence[Checkpoint]) -> None:
@@ -149,6 +152,7 @@ def _price(version_id: int) -> Price:
 _BEAT = """
 INSERT INTO billing_gatewayprocess (boot, host, pid, beat, seen_beat) VALUES (%s, %s, %s, 0, -1)
 ON CONFLICT (boot) DO UPDATE SET beat = billing_gatewayprocess.beat + 1, beat_at = now()
+RETURNING clock_timestamp()
 """
 
 # A locked hold is just being ended, and needs no checkpoint any more; waiting for it could become a deadlock.

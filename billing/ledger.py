@@ -57,7 +57,7 @@ class Ask:
     streamed: bool
     owner: UUID
     admitted_at: datetime
-    expires_at: datetime
+    lifetime_seconds: int  # By the database's clock: then the sweeper ends the hold, whoever owns it.
 
 
 @dataclass(frozen=True, slots=True)

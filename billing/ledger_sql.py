@@ -19,7 +19,7 @@ WITH asked AS MATERIALIZED (
     SELECT ask.*, row_number() OVER () AS position
       FROM jsonb_to_recordset(%s::jsonb) AS ask(
            id uuid, account_id bigint, api_key_id bigint, model_id bigint, price_version_id bigint,
-           amount bigint, streamed boolean, owner uuid, admitted_at timestamptz, expires_at timestamptz)
+           amount bigint, streamed boolean, owner uuid, admitted_at timestamptz, lifetime_seconds int)
 ), wallet AS MATERIALIZED (
     SELECT account_id, posted - held AS available
       FROM billing_wallet
@@ -34,7 +34,7 @@ WITH asked AS MATERIALIZED (
     INSERT INTO billing_hold (id, account_id, api_key_id, model_id, price_version_id, amount, available_after,
                               streamed, owner, admitted_at, expires_at, backend, attempt)
     SELECT id, account_id, api_key_id, model_id, price_version_id, amount, available_after,
-           streamed, owner, admitted_at, expires_at, '', 1
+           streamed, owner, admitted_at, now() + lifetime_seconds * interval '1 second', '', 1
       FROM ranked WHERE available_after >= 0
     RETURNING id, account_id, amount
 ), moved AS (

@@ -8,7 +8,7 @@ process or the database dies, the heartbeat or the sweeper finishes.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from django.conf import settings
 from django.http import HttpResponse
@@ -25,7 +25,7 @@ from gateway.process import GatewayProcess
 from gateway.relay import Call
 from gateway.requests import Parsed
 
-HOLD_GRACE = timedelta(seconds=60)
+HOLD_GRACE_SECONDS = 60
 
 
 async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, parsed: Parsed) -> HttpResponse | None:
@@ -110,8 +110,7 @@ async def _admit(process: GatewayProcess, call: Call) -> None:
         streamed=call.parsed.request.streamed,
         owner=process.boot,
         admitted_at=call.admitted_at,
-        # From now, not from the moment in the id: a large body may have taken a while.
-        expires_at=datetime.now(UTC) + timedelta(seconds=settings.GATEWAY_LONGEST_CALL_SECONDS) + HOLD_GRACE,
+        lifetime_seconds=settings.GATEWAY_LONGEST_CALL_SECONDS + HOLD_GRACE_SECONDS,
     )
     process.running[call.id] = call
     try:

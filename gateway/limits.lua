@@ -4,7 +4,7 @@
 --
 -- KEYS: window (calls by moment), tokens (of each of them, and their `total`), leases    (one hash tag: one node)
 -- ARGV: requests/minute, tokens/minute, concurrent, tokens of this call, call id, lease in microseconds
--- returns: {refused limit or '', wait, requests left, their reset, tokens left, their reset}; times in microseconds
+-- returns: {refused limit or '', wait, requests left, tokens left, reset of both}; times in microseconds
 local MINUTE = 60 * 1000 * 1000
 local window, tokens, leases = KEYS[1], KEYS[2], KEYS[3]
 local most_requests, most_tokens, most_leases = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -62,6 +62,5 @@ if not redis.call('ZSCORE', window, call) then
 end
 local reset = requests > 0 and leaves_in(-1) or 0
 return {
-    refused, math.ceil(wait),
-    math.max(most_requests - requests, 0), math.ceil(reset), math.max(most_tokens - used, 0), math.ceil(reset),
+    refused, math.ceil(wait), math.max(most_requests - requests, 0), math.max(most_tokens - used, 0), math.ceil(reset),
 }

@@ -19,7 +19,7 @@ from uuid import UUID
 from apikeys import keys
 from billing import holds, ledger, pricing, usage
 from billing.usage import Outcome
-from gateway import directory
+from gateway import directory, limits
 from gateway.admission import Admission
 from gateway.authentication import Keys
 from gateway.database import AWAY, Pools
@@ -33,6 +33,9 @@ from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
+# What an admission's moment may differ from the database's. A process whose clock is further off admits nothing: its
+# calls would get another moment's price.
+CLOCK_SECONDS = 2
 SHUTDOWN_SECONDS = 10  # For calls that were told to stop, and again for the records they leave.
 
 
@@ -51,6 +54,7 @@ class GatewayProcess:
         self._directory: Directory | None = None
         self._stopping = False
         self._read_at = self._beaten_at = -float("inf")
+        self._clock_is_right = True
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -59,6 +63,7 @@ class GatewayProcess:
         self._loops = [
             asyncio.create_task(_repeat(self._read_directory, directory.REFRESH_SECONDS)),
             asyncio.create_task(_repeat(self._beat, holds.BEAT_SECONDS)),
+            asyncio.create_task(_repeat(self._renew_leases, limits.RENEW_SECONDS)),
         ]
 
     def stop_calls(self) -> None:
@@ -83,9 +88,9 @@ class GatewayProcess:
         """Whether calls can be admitted."""
         now = time.monotonic()
         alive = now - self._beaten_at < holds.SILENT_SECONDS
-        # An older reading could miss a price that has started.
-        informed = now - self._read_at < pricing.NOTICE.total_seconds()
-        return alive and informed and not self._stopping and not self.recorder.full
+        # An older reading could miss a price that has started, by a clock that is ahead.
+        informed = now - self._read_at < pricing.NOTICE.total_seconds() - CLOCK_SECONDS
+        return alive and informed and self._clock_is_right and not self._stopping and not self.recorder.full
 
     @property
     def directory(self) -> Directory:
@@ -118,7 +123,9 @@ class GatewayProcess:
         refusals = self.refusals.copy()
         async with self.pools.main.connection() as database:
             asked_at = time.monotonic()  # The beat is as old as the question.
-            await holds.beat(database, boot=self.boot, host=socket.gethostname(), pid=os.getpid())
+            clock = time.time()
+            moment = await holds.beat(database, boot=self.boot, host=socket.gethostname(), pid=os.getpid())
+            self._compare_clocks(clock, moment.timestamp(), time.time())
             self._beaten_at = asked_at
             await holds.checkpoint(database, checkpoints)
             await usage.count_refusals(database, refusals)
@@ -128,10 +135,21 @@ class GatewayProcess:
         for call in calls:
             if call.key.key_id in disabled:
                 call.stop(Outcome.KEY_DISABLED)
-        await self.limits.renew(call.lease for call in calls)
         if forgotten:
             logger.warning("giving back %d holds that no call here knows", len(forgotten))
             await self._release(forgotten, "forgotten")
+
+    async def _renew_leases(self) -> None:
+        await self.limits.renew([call.lease for call in self.running.values()])
+
+    def _compare_clocks(self, before: float, database: float, after: float) -> None:
+        """The database's moment lies between ours before and after, if the clocks agree."""
+        off = max(before - database, database - after)
+        was_right, self._clock_is_right = self._clock_is_right, off <= CLOCK_SECONDS
+        if was_right and not self._clock_is_right:
+            logger.error("this host's clock is %.1f s off the database's: no calls are taken until it is right", off)
+        if self._clock_is_right and not was_right:
+            logger.warning("this host's clock agrees with the database's: calls are taken again")
 
     def _known(self) -> Set[UUID]:
         """The calls whose holds must stay: running, or recorded but not yet durable."""

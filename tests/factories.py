@@ -135,7 +135,7 @@ def ask(of: Account | int, amount: int, *, admitted_at: datetime | None = None, 
         "streamed": False,
         "owner": uuid4(),
         "admitted_at": moment,
-        "expires_at": moment + timedelta(minutes=12),
+        "lifetime_seconds": 720,
     }
     return Ask(**{**defaults, **fields})
 
@@ -185,7 +185,7 @@ def held(call: Ask) -> Hold:
         streamed=call.streamed,
         owner=call.owner,
         admitted_at=call.admitted_at,
-        expires_at=call.expires_at,
+        expires_at=datetime.now(UTC) + timedelta(seconds=call.lifetime_seconds),
     )
 
 
