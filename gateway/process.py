@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Set
 from uuid import UUID
 
 from apikeys import keys
-from billing import holds, ledger, pricing, usage
+from billing import backlog, holds, ledger, pricing, usage
 from billing.usage import Outcome
 from gateway import directory, limits
 from gateway.admission import Admission
@@ -64,6 +64,7 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self._read_directory, directory.REFRESH_SECONDS)),
             asyncio.create_task(_repeat(self._beat, holds.BEAT_SECONDS)),
             asyncio.create_task(_repeat(self._renew_leases, limits.RENEW_SECONDS)),
+            asyncio.create_task(_repeat(self._watch_settlement, backlog.BEHIND_SECONDS / 2)),
         ]
 
     def stop_calls(self) -> None:
@@ -141,6 +142,13 @@ class GatewayProcess:
 
     async def _renew_leases(self) -> None:
         await self.limits.renew([call.lease for call in self.running.values()])
+
+    async def _watch_settlement(self) -> None:
+        """Here, because without a worker there is nobody else who could say that it is missing."""
+        async with self.pools.main.connection() as database:
+            lag = await backlog.settlement_lag(database)
+        if lag > backlog.BEHIND_SECONDS:
+            logger.error("settlement is %.0f s behind: does a Celery worker run?", lag)
 
     def _compare_clocks(self, before: float, database: float, after: float) -> None:
         """The database's moment lies between ours before and after, if the clocks agree."""
