@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
 from celery import shared_task
 
-from billing import books, holds, partitions, settlement
+from billing import books, clock, holds, partitions, settlement
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +29,12 @@ def sweep_holds(**_ignored: Any) -> None:
 
 @shared_task
 def expire_credit(**_ignored: Any) -> None:
-    settlement.expire_credit(now=datetime.now(UTC))
+    settlement.expire_credit(now=clock.now())
 
 
 @shared_task
 def make_partitions(**_ignored: Any) -> None:
-    partitions.ensure(now=datetime.now(UTC))
+    partitions.ensure(now=clock.now())
     if stray := partitions.stray_rows():
         logger.error("%d usage records lie in the DEFAULT partition: make_partitions did not run in time", stray)
 

@@ -19,7 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts.models import Account, User
-from billing import money, price_list, pricing
+from billing import clock, money, price_list, pricing
 from billing.admin.base import Column, ReadOnlyAdmin
 from billing.models import (
     LanguageModel,
@@ -154,7 +154,7 @@ class PriceVersionAdmin(ReadOnlyAdmin):
                     rates=form.rates(),
                     starts_at=form.cleaned_data["starts_at"],
                     account=form.cleaned_data["account"],
-                    now=datetime.now(UTC),
+                    now=clock.now(),
                     by=staff,
                 )
             except pricing.PriceRefused as refusal:

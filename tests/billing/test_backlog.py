@@ -21,7 +21,10 @@ pytestmark = pytest.mark.django_db
 
 def grow_older(call: ledger.Ask, age: timedelta) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE billing_usagerecord SET recorded_at = now() - %s WHERE id = %s", [age, call.id])
+        cursor.execute(
+            "UPDATE billing_usagerecord SET recorded_at = now() - make_interval(secs => %s) WHERE id = %s",
+            [age.total_seconds(), call.id],
+        )
 
 
 def test_what_waits_is_counted_and_what_is_done_is_not() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts import registration
-from billing import credits, ledger, money
+from billing import clock, credits, ledger, money
 from billing.models import Wallet
 
 
@@ -25,7 +24,7 @@ class Command(BaseCommand):
         try:
             owner = registration.account_of(email=account)
             amount = money.from_usd(usd)
-            now = datetime.now(UTC)
+            now = clock.now()
             transfer = credits.grant(account=owner, amount=amount, reason=reason, now=now, cause=cause)
         except ledger.InvalidTransfer as refusal:
             raise CommandError(f"--usd {usd}: {refusal}") from refusal

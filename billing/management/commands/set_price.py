@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts import registration
-from billing import catalogue, money, pricing
+from billing import catalogue, clock, money, pricing
 from billing.models import PriceRate
 
 Meter = PriceRate.Meter
@@ -41,7 +41,7 @@ class Command(BaseCommand):
                 rates={meter.value: money.rate_from_usd_per_million(text) for meter, text in texts.items()},
                 starts_at=_moment(starts_at) if starts_at is not None else None,
                 account=registration.account_of(email=account) if account is not None else None,
-                now=datetime.now(UTC),
+                now=clock.now(),
             )
         except (
             catalogue.UnknownModels,
