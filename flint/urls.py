@@ -11,6 +11,8 @@ admin.site.index_title = "Operations"
 # Staff sign in where everybody does, behind the same rate limits.
 admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]  # As allauth documents it.
 
+handler500 = "flint.faults.server_error"
+
 urlpatterns = [
     path("", include("billing.urls")),
     # Of allauth only what has a page of its own so far; the sign-up page says whom to write to.
