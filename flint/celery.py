@@ -3,8 +3,13 @@
 import os
 
 from celery import Celery
+from kombu.transport.redis import Channel
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flint.settings")
+
+# When the broker goes away, kombu would put the messages in hand back through the connection that it has just lost, and
+# the worker dies of that. They come back by themselves after the visibility timeout, and the sweeps do not need them.
+Channel.do_restore = False
 
 app = Celery("flint")
 app.config_from_object("django.conf:settings", namespace="CELERY")

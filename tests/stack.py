@@ -72,12 +72,15 @@ class Stack:
 
 
 @contextmanager
-def worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A Celery worker that rings for nobody but the tests."""
+def worker(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Celery worker that rings for nobody but the tests; `environment` adds to the tests' own."""
     command = [sys.executable, "-m", "celery", "-A", "flint.celery", "worker", "--concurrency", "2"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle"], stdout=output, stderr=output
+            [*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle"],
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
         )
     try:
         until(lambda: b"ready." in log.read_bytes() or process.poll() is not None, START_SECONDS)
