@@ -26,7 +26,7 @@ def test_a_worker_that_loses_its_broker_with_tasks_in_hand_goes_on_when_it_is_ba
     def ring(broker: str) -> None:
         with Connection(broker) as connection:
             for account in (alice, charlie):
-                settle_usage.apply_async(kwargs={"account_ids": [account.pk]}, connection=connection)
+                settle_usage.apply_async(kwargs={"account_ids": [account.pk]}, connection=connection)  # type: ignore[call-arg]
 
     with servers.valkey(tmp_path / "broker") as broker:
         log = tmp_path / "worker.log"

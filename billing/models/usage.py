@@ -151,6 +151,11 @@ class UsageRecord(models.Model):
                 ),
                 name="usage_tokens_sane",
             ),
+            models.CheckConstraint(
+                condition=Q(settled_at=None, transfer=None)
+                | Q(settled_at__isnull=False) & (Q(charge=0) | Q(transfer__isnull=False)),
+                name="usage_settled_has_transfer",
+            ),
         ]
         indexes = [
             models.Index(fields=["account", "id"], name="usage_pending", condition=Q(settled_at=None)),

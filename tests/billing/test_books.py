@@ -42,7 +42,8 @@ def prove(account: Account) -> None:
     """As `books.check` remembers, for one wallet, on this connection."""
     wallet = stage.wallet_of(account)
     with connection.cursor() as cursor:
-        cursor.execute(books_sql.REMEMBER, {"account": account.pk, "seq": wallet.seq, "balance": wallet.posted})
+        proved = {"accounts": [account.pk], "seqs": [wallet.seq], "balances": [wallet.posted]}
+        cursor.execute(books_sql.REMEMBER, proved)
 
 
 BREAKS = {
@@ -58,6 +59,9 @@ BREAKS = {
     " WHERE wallet_id = %(wallet)s AND kind = 'usage'",
     "P1: a wallet that forgot its last transfer": "UPDATE billing_wallet SET seq = seq - 1, posted = posted + 30"
     " WHERE account_id = %(wallet)s",
+    "P1: a transfer that the wallet does not know": "INSERT INTO billing_transfer"
+    " (kind, debit, credit, amount, cause, day, wallet_id, wallet_seq, balance_after, reason)"
+    " VALUES ('adjustment', 'adjustments', 'wallet', 5, 'forged', now(), %(wallet)s, 99, 5, '')",
     "P2: too much held": "UPDATE billing_wallet SET held = held + 1 WHERE account_id = %(wallet)s",
     "P2: a hold lost": "DELETE FROM billing_hold WHERE account_id = %(wallet)s",
     "P3: a record changed afterwards": "UPDATE billing_usagerecord SET charge = charge + 1"
@@ -93,15 +97,13 @@ BREAKS = {
 
 # Only the full check reads what no transfer points to.
 FULL_ONLY = {
-    "P3: settled and never charged": "UPDATE billing_usagerecord SET transfer_id = NULL"
+    "P3: settled and never charged": "ALTER TABLE billing_usagerecord DROP CONSTRAINT usage_settled_has_transfer;"
+    " UPDATE billing_usagerecord SET transfer_id = NULL"
     " WHERE account_id = %(wallet)s AND charge = 10",
-    "P7: a settled record without its hold": "UPDATE billing_usagerecord SET settled_at = NULL"
+    "P7: a settled record without its hold": "UPDATE billing_usagerecord SET settled_at = NULL, transfer_id = NULL"
     " WHERE account_id = %(wallet)s AND charge = 0",
     "P7: a release that was not counted": "UPDATE billing_wallet"
     " SET holds_released = 1, holds_opened = holds_opened + 1 WHERE account_id = %(wallet)s",
-    "P1: a transfer that the wallet does not know": "INSERT INTO billing_transfer"
-    " (kind, debit, credit, amount, cause, day, wallet_id, wallet_seq, balance_after, reason)"
-    " VALUES ('adjustment', 'adjustments', 'wallet', 5, 'forged', now(), %(wallet)s, 99, 5, '')",
 }
 
 
@@ -155,6 +157,12 @@ def test_the_incremental_check_notices_a_balance_that_moved_without_a_transfer(a
     prove(account)
     plant("UPDATE billing_wallet SET posted = posted + 1 WHERE account_id = %(wallet)s", account)
     assert "P1" in promises_broken(full=False)
+
+
+def test_the_incremental_check_notices_a_transfer_that_a_wallet_at_rest_does_not_know(account: Account) -> None:
+    prove(account)
+    plant(BREAKS["P1: a transfer that the wallet does not know"], account)
+    assert promises_broken(full=False) == {"P1"}
 
 
 def test_a_finding_counts_all_and_shows_the_first(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,8 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("usage_tokens_sane", lambda: usage(cached_input_tokens=-1)),
     ("usage_tokens_sane", lambda: usage(output_tokens=1, reasoning_tokens=2)),
     ("usage_tokens_sane", lambda: usage(reasoning_tokens=-1)),
+    ("usage_settled_has_transfer", lambda: UsageRecord.objects.filter(pk=usage().pk).update(settled_at=NOW)),
+    ("usage_settled_has_transfer", lambda: UsageRecord.objects.filter(pk=usage().pk).update(transfer=transfer())),
     ("usagehour_unique", repeated_hour),
     (
         "releasedholds_unique",
