@@ -12,10 +12,11 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Barrier, Event
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import django
 from django.apps import apps
@@ -27,7 +28,7 @@ from django.db import connection
 from psycopg import AsyncConnection
 
 from accounts.models import Account
-from billing import ledger, settlement
+from billing import ledger
 from billing.ledger import Ask
 from tests import factories
 
@@ -38,6 +39,29 @@ def context() -> ForkServerContext:
     chosen = multiprocessing.get_context("forkserver")
     chosen.set_forkserver_preload([__name__])
     return chosen
+
+
+@dataclass(frozen=True)
+class Settler:
+    """A process that settles the same wallets again and again, under a name that the database knows."""
+
+    name: str
+    process: ForkServerProcess
+    begun: Event
+
+    def wait_until_begun(self) -> None:
+        assert self.begun.wait(SECONDS)
+
+    def kill(self) -> None:
+        assert self.process.is_alive()  # It never ends by itself.
+        self.process.kill()
+
+
+@contextmanager
+def settler(account_ids: Sequence[int], seed: float) -> Iterator[Settler]:
+    name, begun = f"settler {uuid4()}", context().Event()
+    with running(settle_in_any_order, account_ids, name, seed, begun) as process:
+        yield Settler(name, process, begun)
 
 
 @contextmanager
@@ -94,13 +118,16 @@ async def _admit(database: AsyncConnection[object], asks: Sequence[Ask]) -> list
     return [answer.id for answer in done if answer.admitted]
 
 
-def settle_for_ever(account_ids: Sequence[int], begun: Event) -> None:
-    """A settler that never stops by itself."""
-    ledger.SETTLEMENT_BATCH = 7  # Many small batches: more moments to be killed in.
-    connection.ensure_connection()
+def settle_in_any_order(account_ids: Sequence[int], name: str, seed: float, begun: Event) -> None:
+    """A settler that walks the wallets in another order each time, and in the database goes by its name."""
+    ledger.SETTLEMENT_BATCH = 3  # Many small batches: more moments to be killed in.
+    chance = random.Random(seed)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('application_name', %s, false)", [name])
     begun.set()
     while True:
-        settlement.settle_accounts(account_ids=account_ids)
+        for account_id in chance.sample(account_ids, len(account_ids)):
+            ledger.settle(account_id=account_id)
 
 
 def move_for_ever(account_id: int, causes: Sequence[str], begun: Event) -> None:

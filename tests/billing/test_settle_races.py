@@ -50,31 +50,12 @@ def test_four_settlers_of_overlapping_wallets_charge_every_call_once(monkeypatch
     assert_charged_once(accounts, credited=1000, charges=465)
 
 
-def test_settlers_killed_at_random_moments_charge_every_call_once() -> None:
-    accounts = [factories.funded(100_000) for _ in range(3)]
-    for account in accounts:
-        stage.admitted_and_recorded(account, range(1, 251))
-    ids = [account.pk for account in accounts]
-
-    left = [750]
-    for seed in range(40):
-        processes.kill_at_random(processes.settle_for_ever, ids, seed=seed, seconds=0.05)
-        left.append(UsageRecord.objects.filter(account_id__in=ids, settled_at=None).count())
-        if len(set(left)) > 8:
-            break
-    print(f"killed with the seeds from 0 on; calls left after each kill: {left}")  # noqa: T201
-
-    assert len(set(left)) > 2, left  # Else the kills hit nothing.
-    settle_all(ids)
-    assert_charged_once(accounts, credited=100_000, charges=31_375)
-
-
 def test_a_settler_killed_in_the_middle_of_its_statement_leaves_nothing_half_done() -> None:
     account = factories.funded(100)
     stage.admitted_and_recorded(account, [10, 20])
     with stage.another_connection() as other:
         other.execute("SELECT FROM billing_wallet WHERE account_id = %s FOR NO KEY UPDATE", [account.pk])
-        with processes.running(processes.settle_for_ever, [account.pk], processes.context().Event()):
+        with processes.settler([account.pk], seed=1):
             stage.wait_until_blocked_by(other)  # All is done but the wallet row, which comes last.
     wallet = stage.wallet_of(account)
     assert (wallet.posted, wallet.held, wallet.seq) == (100, 30, 1)

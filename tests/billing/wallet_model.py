@@ -1,0 +1,262 @@
+"""A wallet as Python integers: what the ledger promises, written a second time and as plainly as it can be.
+
+Where the ledger burns lots batch by batch, the model charges each call alone; where the ledger keeps a sum, the model
+adds up. Amounts are pico-USD. Whoever compares a wallet with its model sees every difference to the pico-dollar.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import takewhile
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+
+from billing.ledger import SETTLEMENT_BATCH, Answer, Ask, Settlement
+from billing.models import CreditLot
+from billing.usage import Outcome
+
+# Calls lie around the next midnight, so on two UTC days of which the database has partitions.
+MIDNIGHT = datetime.combine(datetime.now(UTC).date() + timedelta(days=1), datetime.min.time(), UTC)
+# Calls are admitted and lots expire at these moments: before, after and exactly at each other's.
+MOMENTS = [MIDNIGHT + timedelta(minutes=30) * step for step in range(-2, 3)]
+INPUT_RATE, OUTPUT_RATE = 2, 5  # Of the price by which swept calls are charged.
+
+
+@dataclass
+class Lot:
+    promotional: bool
+    remaining: int
+    expires_at: datetime | None = None
+
+    @property
+    def kind(self) -> CreditLot.Kind:
+        return CreditLot.Kind.PROMOTIONAL if self.promotional else CreditLot.Kind.PAID
+
+    def pays_at(self, moment: datetime) -> bool:
+        return self.expires_at is None or moment < self.expires_at
+
+
+@dataclass
+class Hold:
+    id: UUID
+    amount: int
+    admitted_at: datetime
+    available_after: int
+    overdue: bool
+    tokens: tuple[int, int] | None = None  # Input and output at the last checkpoint.
+    swept: bool = False
+
+
+@dataclass
+class Record:
+    id: UUID
+    charge: int
+    admitted_at: datetime
+    outcome: Outcome = Outcome.COMPLETED
+    settled: bool = False
+
+
+def burn(lots: Iterable[Lot], amount: int, moment: datetime) -> int:
+    """Take the amount from the lots that pay at this moment; returns what none of them covered. Lots come oldest first.
+
+    Promotional credit goes first, then what expires soonest, then what is oldest.
+    """
+    for lot in sorted(lots, key=lambda lot: (not lot.promotional, lot.expires_at is None, lot.expires_at or MIDNIGHT)):
+        if lot.pays_at(moment):
+            taken = min(amount, lot.remaining)
+            lot.remaining -= taken
+            amount -= taken
+    return amount
+
+
+@dataclass
+class Wallet:
+    exists: bool = False
+    posted: int = 0
+    debt: int = 0
+    seq: int = 0
+    opened: int = 0
+    recorded: int = 0
+    released: int = 0
+    lots: list[Lot] = field(default_factory=list)
+    holds: dict[UUID, Hold] = field(default_factory=dict)
+    records: dict[UUID, Record] = field(default_factory=dict)
+    late: dict[UUID, int] = field(default_factory=dict)
+    usage: Counter[date] = field(default_factory=Counter)
+
+    @property
+    def held(self) -> int:
+        return sum(hold.amount for hold in self.holds.values())
+
+    @property
+    def available(self) -> int:
+        return self.posted - self.held
+
+    def credit(self, amount: int, *, promotional: bool, expires_at: datetime | None) -> None:
+        repaid = min(self.debt, amount)
+        self.debt -= repaid
+        self.lots.append(Lot(promotional, amount - repaid, expires_at))
+        self.posted += amount
+        self.seq += 1
+        self.exists = True
+
+    def debit(self, amount: int, now: datetime) -> bool:
+        """Take what the lots in force have and no hold covers, or else nothing; whether it was there."""
+        in_force = sum(lot.remaining for lot in self.lots if lot.pays_at(now))
+        if amount > min(in_force, self.available):
+            return False
+        burn(self.lots, amount, now)
+        self.posted -= amount
+        self.seq += 1
+        return True
+
+    def admit(self, ask: Ask, available_after: int) -> None:
+        overdue = ask.lifetime_seconds < 0
+        self.holds[ask.id] = Hold(ask.id, ask.amount, ask.admitted_at, available_after, overdue)
+        self.opened += 1
+
+    def checkpoint(self, call: UUID, tokens: tuple[int, int]) -> None:
+        if call in self.holds and not self.holds[call].swept:
+            self.holds[call].tokens = tokens
+
+    def knows(self, call: UUID) -> bool:
+        return call in self.holds or call in self.records
+
+    def record(self, call: UUID, charge: int) -> None:
+        """The first record of a call stays; one that comes after the sweeper's is kept as late, the first of them."""
+        if call not in self.records:
+            self.records[call] = Record(call, charge, self.holds[call].admitted_at)
+        elif self.records[call].outcome is not Outcome.COMPLETED:
+            self.late.setdefault(call, charge)
+
+    def release(self, call: UUID) -> bool:
+        if call not in self.holds or call in self.records:
+            return False
+        del self.holds[call]
+        self.released += 1
+        return True
+
+    def overdue(self) -> list[Hold]:
+        return [hold for hold in self.holds.values() if hold.overdue and hold.id not in self.records]
+
+    def sweep(self) -> bool:
+        """Close what is past its time and has no record; whether there was anything."""
+        over = self.overdue()
+        for hold in over:
+            input_tokens, output_tokens = hold.tokens or (0, 0)
+            charge = min(hold.amount, INPUT_RATE * input_tokens + OUTPUT_RATE * output_tokens)
+            outcome = Outcome.SWEPT if hold.tokens else Outcome.UNRESOLVED
+            self.records[hold.id] = Record(hold.id, charge, hold.admitted_at, outcome)
+            hold.swept = True
+        return bool(over)
+
+    def settle(self, limit: int) -> Settlement:
+        """Charge the next batch, each of its calls alone."""
+        batch = self._next_batch(limit)
+        for record in batch:
+            self.debt += burn(self.lots, record.charge, record.admitted_at)
+            self.posted -= record.charge
+            self.usage[record.admitted_at.date()] += record.charge
+            self.recorded += 1
+            record.settled = True
+            del self.holds[record.id]
+        amount = sum(record.charge for record in batch)
+        self.seq += amount > 0
+        return Settlement(len(batch), amount)
+
+    def settle_all(self) -> int:
+        return sum(settled.calls for settled in iter(lambda: self.settle(SETTLEMENT_BATCH), Settlement(0, 0)))
+
+    def pending(self) -> list[Record]:
+        return sorted((record for record in self.records.values() if not record.settled), key=lambda record: record.id)
+
+    def _next_batch(self, limit: int) -> list[Record]:
+        pending = self.pending()
+        return list(takewhile(lambda record: self._belong_together(pending[0], record), pending))[:limit]
+
+    def _belong_together(self, first: Record, later: Record) -> bool:
+        expiries = [lot.expires_at for lot in self.lots if lot.remaining and lot.expires_at]
+        expired_between = any(first.admitted_at < expiry <= later.admitted_at for expiry in expiries)
+        return first.admitted_at.date() == later.admitted_at.date() and not expired_between
+
+    def expire(self, now: datetime) -> int:
+        """Take back what is left of expired lots and is neither kept for a call of the lot's time nor held."""
+        taken = 0
+        expired = [lot for lot in self.lots if not lot.pays_at(now)]
+        for lot in sorted(expired, key=lambda lot: lot.expires_at or now):
+            covered = sum(hold.amount for hold in self.holds.values() if lot.pays_at(hold.admitted_at))
+            amount = min(lot.remaining - covered, self.available)
+            if amount > 0:
+                lot.remaining -= amount
+                self.posted -= amount
+                self.seq += 1
+                taken += amount
+        return taken
+
+    def as_stored(self) -> dict[str, Any]:
+        """What `stored` must find: for what is not there, None."""
+        row = [self.posted, self.held, self.debt, self.seq, self.opened, self.recorded, self.released]
+        lots = [[lot.kind, lot.remaining, lot.expires_at and lot.expires_at.timestamp()] for lot in self.lots]
+        running = {str(hold.id): [hold.amount, hold.available_after, hold.swept] for hold in self.holds.values()}
+        records = {str(made.id): [made.charge, made.outcome, made.settled] for made in self.records.values()}
+        return {
+            "wallet": row if self.exists else None,
+            "lots": lots or None,
+            "holds": running or None,
+            "records": records or None,
+            "late": {str(call): charge for call, charge in self.late.items()} or None,
+            "days": {str(day): amount for day, amount in self.usage.items() if amount} or None,
+        }
+
+
+def reserve(wallets: Mapping[int, Wallet], asks: Sequence[Ask], *, wait: bool) -> list[Answer] | None:
+    """Admit by running sum, in the order asked; None where a repeated id keeps the whole batch out."""
+    asked: Counter[int] = Counter()
+    answers, admissions = [], []
+    for ask in asks:
+        wallet = wallets[ask.account_id]
+        asked[ask.account_id] += ask.amount
+        available_after = wallet.available - asked[ask.account_id]
+        admitted = wallet.exists and available_after >= 0
+        answers.append(Answer(ask.id, admitted, wallet.available if wallet.exists or wait else None))
+        if admitted:
+            admissions.append((wallet, ask, available_after))
+    ids = [ask.id for _, ask, _ in admissions]
+    if len(set(ids)) < len(ids) or any(ask.id in wallet.holds for wallet, ask, _ in admissions):
+        return None
+    for wallet, ask, available_after in admissions:
+        wallet.admit(ask, available_after)
+    return answers
+
+
+# All there is about a wallet in one statement, since it is asked after each step.
+_STORED = """
+SELECT account.id,
+       (SELECT jsonb_build_array(posted, held, debt, seq, holds_opened, holds_recorded, holds_released)
+          FROM billing_wallet WHERE account_id = account.id) AS wallet,
+       (SELECT jsonb_agg(jsonb_build_array(kind, remaining, extract(epoch FROM expires_at)) ORDER BY id)
+          FROM billing_creditlot WHERE wallet_id = account.id) AS lots,
+       (SELECT jsonb_object_agg(id, jsonb_build_array(amount, available_after, resolved_at IS NOT NULL))
+          FROM billing_hold WHERE account_id = account.id) AS holds,
+       (SELECT jsonb_object_agg(id, jsonb_build_array(charge, outcome, settled_at IS NOT NULL))
+          FROM billing_usagerecord WHERE account_id = account.id) AS records,
+       (SELECT jsonb_object_agg(id, record -> 'charge')
+          FROM billing_lateusagerecord WHERE account_id = account.id) AS late,
+       (SELECT jsonb_object_agg(day, amount)
+          FROM (SELECT day, sum(amount) AS amount FROM billing_transfer
+                 WHERE wallet_id = account.id AND kind = 'usage' GROUP BY day) usage) AS days
+  FROM accounts_account account
+ WHERE id = ANY(%s)
+"""
+
+
+async def stored(database: AsyncConnection[Any], accounts: Collection[int]) -> dict[int, dict[str, Any]]:
+    async with database.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(_STORED, [list(accounts)])
+        return {row.pop("id"): row for row in await cursor.fetchall()}
