@@ -8,7 +8,6 @@ where its last proof ended (`BooksCheck`), so it costs what happened since, not 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from django.db import connection, transaction
 from billing import books_sql as sql
 
 SHOWN = 20  # Broken rows listed for each promise.
+MEMORY = "128MB"  # For each sort and hash of the check. With PostgreSQL's usual 4 MB a full run takes twice as long.
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,11 @@ def check(*, full: bool) -> list[Finding]:
     with transaction.atomic(durable=True):
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute("SET LOCAL work_mem = %s", [MEMORY])
         findings = look(full=full)
         proved = _proved_wallets(findings)
     with connection.cursor() as cursor:
-        cursor.executemany(sql.REMEMBER, proved)
+        cursor.execute(sql.REMEMBER, proved)
     return findings
 
 
@@ -82,12 +83,11 @@ def _check_one(promise: Promise, query: str) -> Finding:
     return Finding(promise, len(rows), time.perf_counter() - started, examples, accounts)
 
 
-def _proved_wallets(findings: list[Finding]) -> list[Mapping[str, int]]:
+def _proved_wallets(findings: list[Finding]) -> dict[str, list[int]]:
     """Wallets with transfers since their last proof, except those that break a promise: the next run must see them."""
     broken = set().union(*(finding.accounts for finding in findings))
     with connection.cursor() as cursor:
         cursor.execute(sql.MOVED)
-        moved = cursor.fetchall()
-    return [
-        {"account": account, "seq": seq, "balance": balance} for account, seq, balance in moved if account not in broken
-    ]
+        moved = [row for row in cursor.fetchall() if row[0] not in broken]
+    accounts, seqs, balances = zip(*moved, strict=True) if moved else ((), (), ())
+    return {"accounts": list(accounts), "seqs": list(seqs), "balances": list(balances)}

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-# Only transfers after {since} are read, of wallets that {moved}; {before} is the balance they start from.
+# How far each wallet was proved, and the transfers after that. OFFSET 0 makes the planner go from wallet to wallet by
+# the index: its guess of how many wallets have moved is far off, and by it would read all transfers there are.
+_PROVED = """(
+    SELECT account_id, posted, wallet.seq, coalesce(books.seq, 0) AS since, coalesce(books.balance, 0) AS before
+      FROM billing_wallet wallet LEFT JOIN billing_bookscheck books ON books.wallet_id = wallet.account_id)"""
+_SINCE_PROOF = """LATERAL (
+    SELECT * FROM billing_transfer WHERE wallet_id = wallet.account_id AND wallet_seq > wallet.since OFFSET 0)"""
+
+# Each transfer follows the one before, and the last leads to where the wallet is.
 _P1 = """
-WITH moved AS (
-    SELECT wallet.account_id, wallet.posted, wallet.seq, {since} AS since, {before} AS before
-      FROM billing_wallet wallet LEFT JOIN billing_bookscheck books ON books.wallet_id = wallet.account_id
-     WHERE {moved}
-), step AS (
-    SELECT moved.account_id, transfer.wallet_seq, transfer.balance_after,
-           moved.since + row_number() OVER steps AS expected_seq,
-           moved.before + sum(CASE WHEN credit = 'wallet' THEN amount ELSE -amount END) OVER steps AS expected_balance
-      FROM moved JOIN billing_transfer transfer
-        ON transfer.wallet_id = moved.account_id AND transfer.wallet_seq > moved.since
-    WINDOW steps AS (PARTITION BY moved.account_id ORDER BY transfer.wallet_seq)
-), last AS (
-    SELECT DISTINCT ON (account_id) account_id, wallet_seq, balance_after FROM step
-     ORDER BY account_id, wallet_seq DESC
-)
-SELECT account_id, wallet_seq, balance_after, expected_seq, expected_balance FROM step
+SELECT account_id, seq, posted, wallet_seq, balance_after, expected_seq, expected_balance
+  FROM (SELECT wallet.*, transfer.wallet_seq, transfer.balance_after,
+               since + row_number() OVER steps AS expected_seq,
+               before + sum(CASE WHEN credit = 'wallet' THEN amount ELSE -amount END) OVER steps AS expected_balance,
+               lead(transfer.wallet_seq) OVER steps IS NULL AS last
+          FROM {wallets} wallet LEFT JOIN {transfers} transfer ON wallet_id = account_id
+        WINDOW steps AS (PARTITION BY account_id ORDER BY wallet_seq)) step
  WHERE wallet_seq <> expected_seq OR balance_after <> expected_balance
-UNION ALL
-SELECT moved.account_id, last.wallet_seq, last.balance_after, moved.seq, moved.posted
-  FROM moved LEFT JOIN last USING (account_id)
- WHERE moved.seq <> coalesce(last.wallet_seq, moved.since)
-    OR moved.posted <> coalesce(last.balance_after, moved.before)
+    OR last AND (seq <> coalesce(wallet_seq, since) OR posted <> coalesce(balance_after, before))
 """
-P1_FULL = _P1.format(since="0", before="0", moved="true")
+P1_FULL = _P1.format(
+    wallets="(SELECT account_id, posted, seq, 0 AS since, 0 AS before FROM billing_wallet)",
+    transfers="billing_transfer",
+)
+# A transfer that its wallet does not know of counts as a move, too: one look into the index for each wallet at rest.
 P1_INCREMENTAL = _P1.format(
-    since="coalesce(books.seq, 0)",
-    before="coalesce(books.balance, 0)",
-    moved="wallet.seq <> coalesce(books.seq, 0) OR wallet.posted <> coalesce(books.balance, 0)",
+    wallets=f"""(
+    SELECT * FROM {_PROVED} wallet
+     WHERE seq <> since OR posted <> before
+        OR EXISTS (SELECT FROM billing_transfer WHERE wallet_id = account_id AND wallet_seq > seq))""",
+    transfers=_SINCE_PROOF,
 )
 
 P2 = """
@@ -54,13 +55,9 @@ SELECT account_id, NULL, NULL, 0, charge FROM billing_usagerecord
  WHERE settled_at IS NOT NULL AND transfer_id IS NULL AND charge > 0
 """
 
-_NEW_USAGE = """
-    SELECT transfer.id, transfer.wallet_id, transfer.day, transfer.amount
-      FROM billing_wallet wallet
-      LEFT JOIN billing_bookscheck books ON books.wallet_id = wallet.account_id
-      JOIN billing_transfer transfer
-        ON transfer.wallet_id = wallet.account_id AND transfer.wallet_seq > coalesce(books.seq, 0)
-     WHERE wallet.seq > coalesce(books.seq, 0) AND transfer.kind = 'usage'
+_NEW_USAGE = f"""
+    SELECT transfer.* FROM {_PROVED} wallet CROSS JOIN {_SINCE_PROOF} transfer
+     WHERE wallet.seq > wallet.since AND kind = 'usage'
 """
 
 P3_INCREMENTAL = f"""
@@ -119,56 +116,47 @@ SELECT account_id, holds_opened, coalesce(record.calls, 0), coalesce(released.ca
  WHERE holds_recorded <> coalesce(record.calls, 0) OR holds_released <> coalesce(released.calls, 0)
 """
 
-_RECORDS_BY_HOUR = """
-    SELECT account_id, api_key_id, model_id, date_trunc('hour', admitted_at, 'UTC') AS hour, count(*) AS calls,
-           sum(input_tokens) AS input_tokens, sum(cached_input_tokens) AS cached_input_tokens,
-           sum(output_tokens) AS output_tokens, sum(charge) AS charge, coalesce(sum(upstream_cost), 0) AS upstream_cost
-      FROM billing_usagerecord record {where} GROUP BY 1, 2, 3, 4
-"""
-
+# date_bin finds the hour of UTC in a third of the time that date_trunc takes.
 _P8 = """
 SELECT account_id, api_key_id, model_id, hour, total.calls AS rolled_calls, record.calls AS record_calls,
        total.charge AS rolled_charge, record.charge AS record_charge
-  FROM ({totals}) total
-  FULL JOIN ({records}) record USING (account_id, api_key_id, model_id, hour)
+  FROM (SELECT * FROM billing_usagehour {rolled}) total
+  FULL JOIN (SELECT account_id, api_key_id, model_id, date_bin('1 hour', admitted_at, '2000-01-01 00:00+00') AS hour,
+                    count(*) AS calls, sum(input_tokens) AS input_tokens,
+                    sum(cached_input_tokens) AS cached_input_tokens, sum(output_tokens) AS output_tokens,
+                    sum(charge) AS charge, coalesce(sum(upstream_cost), 0) AS upstream_cost
+               FROM billing_usagerecord WHERE settled_at IS NOT NULL {recorded} GROUP BY 1, 2, 3, 4) record
+ USING (account_id, api_key_id, model_id, hour)
  WHERE (total.calls, total.input_tokens, total.cached_input_tokens, total.output_tokens, total.charge,
         total.upstream_cost)
        IS DISTINCT FROM (record.calls, record.input_tokens, record.cached_input_tokens, record.output_tokens,
         record.charge, record.upstream_cost)
 """
 
-P8_FULL = _P8.format(
-    totals="SELECT * FROM billing_usagehour",
-    records=_RECORDS_BY_HOUR.format(where="WHERE settled_at IS NOT NULL"),
-)
+P8_FULL = _P8.format(rolled="", recorded="")
 
-# The days of new transfers only. The first 48 bits of an id are milliseconds, so a day is a range of the primary key.
-_DAYS = f"days AS MATERIALIZED (SELECT DISTINCT wallet_id, day FROM ({_NEW_USAGE}) transfer)"
-_DAY_START = "rpad(lpad(to_hex((extract(epoch FROM {day}::timestamp) * 1000)::bigint), 12, '0'), 32, '0')::uuid"
-P8_INCREMENTAL = f"WITH {_DAYS}" + _P8.format(
-    totals="""
-    SELECT rolled.* FROM days JOIN billing_usagehour rolled
-        ON rolled.account_id = days.wallet_id
-       AND rolled.hour >= days.day::timestamp AT TIME ZONE 'UTC'
-       AND rolled.hour < (days.day + 1)::timestamp AT TIME ZONE 'UTC'
-    """,
-    records=_RECORDS_BY_HOUR.format(
-        where=f"""
-      JOIN days ON record.account_id = days.wallet_id
-       AND record.id >= {_DAY_START.format(day="days.day")} AND record.id < {_DAY_START.format(day="(days.day + 1)")}
-     WHERE settled_at IS NOT NULL"""
-    ),
-)
-
-MOVED = """
-SELECT wallet.account_id, wallet.seq, wallet.posted
-  FROM billing_wallet wallet LEFT JOIN billing_bookscheck books ON books.wallet_id = wallet.account_id
- WHERE wallet.seq > coalesce(books.seq, 0)
+# The days of new transfers only, day by day. The first 48 bits of an id are milliseconds, so a day is a range of ids.
+_FIRST_ID = "rpad(lpad(to_hex((extract(epoch FROM {day}::timestamp) * 1000)::bigint), 12, '0'), 32, '0')::uuid"
+P8_INCREMENTAL = f"""
+SELECT fault.*
+  FROM (SELECT DISTINCT wallet_id, day::timestamp AT TIME ZONE 'UTC' AS since,
+               (day + 1)::timestamp AT TIME ZONE 'UTC' AS until, {_FIRST_ID.format(day="day")} AS since_id,
+               {_FIRST_ID.format(day="(day + 1)")} AS until_id
+          FROM ({_NEW_USAGE}) transfer) touched
+ CROSS JOIN LATERAL ({
+    _P8.format(
+        rolled="WHERE account_id = wallet_id AND hour >= since AND hour < until",
+        recorded="AND account_id = wallet_id AND id >= since_id AND id < until_id",
+    )
+}) fault
 """
+
+MOVED = f"SELECT account_id, seq, posted FROM {_PROVED} wallet WHERE seq > since ORDER BY account_id"
 
 # Two checks may run at the same time; the later proof stays.
 REMEMBER = """
-INSERT INTO billing_bookscheck (wallet_id, seq, balance) VALUES (%(account)s, %(seq)s, %(balance)s)
+INSERT INTO billing_bookscheck (wallet_id, seq, balance)
+SELECT * FROM unnest(%(accounts)s::bigint[], %(seqs)s::bigint[], %(balances)s::bigint[])
 ON CONFLICT (wallet_id) DO UPDATE SET seq = excluded.seq, balance = excluded.balance, checked_at = now()
  WHERE billing_bookscheck.seq < excluded.seq
 """

@@ -51,7 +51,7 @@ def test_an_older_proof_never_replaces_a_newer_one() -> None:
     books.check(full=False)
     BooksCheck.objects.filter(wallet_id=account.pk).update(seq=5, checked_at=datetime(2026, 1, 1, tzinfo=UTC))
     with connection.cursor() as cursor:
-        cursor.execute(books_sql.REMEMBER, {"account": account.pk, "seq": 4, "balance": 7})
+        cursor.execute(books_sql.REMEMBER, {"accounts": [account.pk], "seqs": [4], "balances": [7]})
     assert proof_of(account) == (5, 100)
     BooksCheck.objects.filter(wallet_id=account.pk).delete()
 
