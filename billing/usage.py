@@ -96,6 +96,7 @@ SELECT first.id, first.account_id, late.record
   FROM jsonb_array_elements(%s::jsonb) AS late(record)
   JOIN billing_usagerecord first ON first.id = (late.record ->> 'id')::uuid
  WHERE first.outcome IN ('swept', 'unresolved')
+ ORDER BY first.id -- Two processes that keep the same ones never wait for each other.
     ON CONFLICT (id) DO NOTHING
 """
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+import redis
 from openai import OpenAI
 
 from accounts.models import Account, Tier
 from apikeys import keys
 from apikeys.models import ApiKey
 from billing.models import Hold, UsageRecord, Wallet
+from gateway.limits import MICRO
 from tests import factories
 from tests.stack import until
+
+FUNDS = 10 * 10**12  # Pico-USD that a customer starts with.
 
 
 @dataclass
@@ -37,6 +42,22 @@ class Customer:
     def holds(self) -> list[Hold]:
         return list(Hold.objects.filter(account_id=self.account.pk).order_by("id"))
 
+    def taken(self) -> tuple[int, int, int]:
+        """What Redis counts: requests and tokens of the last minute, and running calls."""
+        with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
+            window, tokens, leases = (self._limit(kind) for kind in ("window", "tokens", "leases"))
+            return client.zcard(window), int(client.hget(tokens, "total") or 0), client.zcard(leases)
+
+    def let_a_minute_pass(self) -> None:
+        """For Redis: all that is counted there becomes so much older."""
+        with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+            for kind in ("window", "leases"):
+                for call, _ in client.zrange(self._limit(kind), 0, -1, withscores=True):
+                    client.zincrby(self._limit(kind), -60 * MICRO, call)
+
+    def _limit(self, kind: str) -> str:
+        return f"limit:{{{self.account.pk}}}:{kind}"
+
     def openai(self, api_base: str) -> OpenAI:
         """A context manager: leaving it closes its connections."""
         return OpenAI(base_url=api_base, api_key=self.secret, max_retries=0)
@@ -53,7 +74,7 @@ class Customer:
         return record
 
 
-def customer(*, pico: int = 10 * 10**12, tier: str = "Enterprise") -> Customer:
+def customer(*, pico: int = FUNDS, tier: str = "Enterprise") -> Customer:
     account = factories.account(tier=Tier.objects.get(name=tier))
     if pico:
         factories.credit(account, pico)

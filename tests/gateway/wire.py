@@ -126,6 +126,12 @@ def whole(web: WebProcess, secret: str, body: dict[str, Any]) -> tuple[Answer, l
         return opened.answer, opened.rest()
 
 
+def events_of(body: bytes) -> list[dict[str, Any] | None]:
+    """The events of a stream that was read before; [DONE] is None."""
+    data = [line.removeprefix(b"data: ") for line in body.split(b"\n") if line.startswith(b"data: ")]
+    return [None if item == b"[DONE]" else json.loads(item) for item in data]
+
+
 def texts_of(event: dict[str, Any] | None) -> list[str]:
     deltas = [choice["delta"] for choice in (event or {}).get("choices", [])]
     return [text for delta in deltas if (text := delta.get("content") or delta.get("reasoning_content"))]
