@@ -1,0 +1,189 @@
+"""Mutants of the gateway's road: each step of a call, from its key to its last bytes, and what runs beside it."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Edit, Mutant
+
+CALLS = "gateway/calls.py"
+ADMISSION = "gateway/admission.py"
+RELAY = "gateway/relay.py"
+RECORDER = "gateway/recorder.py"
+PROCESS = "gateway/process.py"
+
+_ASYNCIO = Edit(CALLS, "from datetime import UTC, datetime\n", "import asyncio\nfrom datetime import UTC, datetime\n")
+_RECORDED = "    durable = await process.recorder.record(record)\n"
+
+ENTRY = (
+    Mutant(
+        "key-cache",
+        "A revoked key works for longer than a second.",
+        "tests/gateway/test_mutant_found_keys.py::test_a_revoked_key_is_dead_everywhere_a_second_later",
+        (Edit("gateway/authentication.py", "CACHE_SECONDS = 1.0", "CACHE_SECONDS = 3.0"),),
+    ),
+    Mutant(
+        "key-disabled",
+        "The running streams of a disabled key go on.",
+        "tests/gateway/test_disabled.py::test_a_disabled_key_ends_its_running_streams_which_pay_for_what_they_got",
+        (Edit(PROCESS, "if call.key.key_id in disabled:", "if False:"),),
+    ),
+    Mutant(
+        "lease-kept",
+        "An ended call keeps its place among the concurrent ones.",
+        "tests/gateway/test_limits.py::test_five_requests_at_once_pass_and_their_places_are_free_again_at_their_ends",
+        (
+            Edit(
+                CALLS, "    await process.limits.give_back(call.lease, used_tokens=record.", "    (call.lease, record."
+            ),
+        ),
+    ),
+)
+
+ADMIT = (
+    Mutant(
+        "hold-by-estimate",
+        "What is held is a guess of the prompt, not the most that it can be.",
+        "tests/gateway/test_mutant_found_admission.py::test_a_prompt_of_more_tokens_than_estimated_is_charged_in_full",
+        (Edit(CALLS, "price.ceiling(input_tokens=bound,", "price.ceiling(input_tokens=estimate,"),),
+    ),
+    Mutant(
+        "reserve-later",
+        "A backend is called before the hold is committed.",
+        "tests/gateway/test_mutant_found_order.py::test_no_backend_is_called_before_the_hold_is_committed",
+        (
+            _ASYNCIO,
+            Edit(
+                CALLS,
+                "        await process.admission.admit(ask)\n",
+                "        asyncio.create_task(process.admission.admit(ask))\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "reserve-alone",
+        "A call that fits is refused because of a larger one that came with it.",
+        "tests/gateway/test_mutant_found_admission.py::test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one",
+        (Edit(ADMISSION, "if not answer.admitted and (answer.available or 0) >= ask.amount:", "if False:"),),
+    ),
+    Mutant(
+        "hold-kept",
+        "A call that failed free keeps its hold.",
+        "tests/gateway/test_failover.py::test_a_failure_before_acceptance_is_503_and_free",
+        (Edit(CALLS, "    await process.release(call, reason=reason)\n", "    process.running.pop(call.id, None)\n"),),
+    ),
+    Mutant(
+        "batch-of-one-fault",
+        "One bad row takes its neighbours down.",
+        "tests/gateway/test_batching.py::test_one_bad_row_fails_alone",
+        (
+            Edit(
+                "gateway/batching.py",
+                "except (IntegrityError, DataError) as error:",
+                "except ZeroDivisionError as error:",
+            ),
+        ),
+    ),
+)
+
+ANSWER = (
+    Mutant(
+        "failover-late",
+        "A second backend is asked, and paid, after the first has accepted.",
+        "tests/gateway/test_failover.py::test_nobody_else_is_asked_once_a_backend_has_accepted",
+        (Edit(RELAY, "            if call.accepted:\n                raise\n", ""),),
+    ),
+    Mutant(
+        "hangup-free",
+        "Who hangs up before the first token pays nothing, though the backend works.",
+        "tests/gateway/test_hangup.py::test_before_acceptance_the_prompt_is_paid",
+        (Edit(RELAY, "if call.accepted or (call.sent and outcome is Outcome.CLIENT_CLOSED):", "if call.accepted:"),),
+    ),
+    Mutant(
+        "checkpoint-unaccepted",
+        "A call that no backend accepted is charged when its process dies.",
+        "tests/gateway/test_mutant_found_checkpoint.py::test_a_call_that_no_backend_has_accepted_has_no_checkpoint_and_would_be_free",
+        (Edit(RELAY, "if not self.accepted or self.target is None:", "if self.target is None:"),),
+    ),
+)
+
+RECORD = (
+    Mutant(
+        "settle-before-record",
+        "The hold ends, and its money is free, before the record is durable.",
+        "tests/gateway/test_mutant_found_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then",
+        (Edit(CALLS, _RECORDED, f'    await process.release(call, reason="recorded")\n{_RECORDED}'),),
+    ),
+    Mutant(
+        "ring-before-record",
+        "Settlement is rung for before there is anything to settle, and never again.",
+        "tests/gateway/test_database_away.py::test_records_outlive_an_outage_and_customers_are_told_the_truth",
+        (
+            Edit(
+                RECORDER,
+                "-> bool:\n        while True:\n",
+                "-> bool:\n        self._doorbell.ring(record.account_id)\n        while True:\n",
+            ),
+            Edit(
+                RECORDER,
+                "            self._doorbell.ring(record.account_id)\n            return True",
+                "            return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "record-after-done",
+        "A customer has [DONE] of a call that may leave no record.",
+        "tests/gateway/test_mutant_found_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[True]",
+        (
+            Edit(CALLS, _RECORDED, "    durable, last = True, await relay.finish(call, outcome, durable=True)\n"),
+            Edit(
+                CALLS,
+                "    return await relay.finish(call, outcome, durable=durable)\n",
+                "    await process.recorder.record(record)\n    return last\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "record-after-answer",
+        "A customer has the whole JSON answer of a call that may leave no record.",
+        "tests/gateway/test_mutant_found_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[False]",
+        (
+            _ASYNCIO,
+            Edit(CALLS, _RECORDED, "    durable = bool(asyncio.create_task(process.recorder.record(record)))\n"),
+        ),
+    ),
+    Mutant(
+        "record-not-durable",
+        "A customer is told that all is well though the record is not durable.",
+        "tests/gateway/test_database_away.py::test_records_outlive_an_outage_and_customers_are_told_the_truth",
+        (Edit(RECORDER, "return bool(done) and writing.result()", "return True"),),
+    ),
+    Mutant(
+        "unwritten-at-stop",
+        "A process that stops throws away the records that it could not write yet.",
+        "tests/gateway/test_mutant_found_unwritten.py::test_a_process_that_stops_writes_what_is_unwritten",
+        (Edit(PROCESS, "        await self.recorder.flush(SHUTDOWN_SECONDS)\n", ""),),
+    ),
+)
+
+HEARTBEAT = (
+    Mutant(
+        "known-running",
+        "The heartbeat gives back the holds of calls that run.",
+        "tests/gateway/test_process.py::test_a_running_call_is_not_given_back_however_old_its_id_is",
+        (Edit(PROCESS, "boot=self.boot, known=self._known)", "boot=self.boot, known=set)"),),
+    ),
+    Mutant(
+        "known-unwritten",
+        "The heartbeat gives back the holds of calls whose records wait for the database.",
+        "tests/gateway/test_mutant_found_unwritten.py::test_a_hold_stays_until_the_record_of_its_call_is_durable",
+        (Edit(PROCESS, "return self.running.keys() | self.recorder.unwritten.keys()", "return self.running.keys()"),),
+    ),
+    Mutant(
+        "forgotten-kept",
+        "A hold whose reserve was cancelled stays until it expires.",
+        "tests/gateway/test_process.py::test_a_hold_that_its_process_does_not_know_is_given_back_within_seconds",
+        (Edit(PROCESS, "        if forgotten:\n", "        if False:\n"),),
+    ),
+)
+
+ROAD = (*ENTRY, *ADMIT, *ANSWER, *RECORD, *HEARTBEAT)
