@@ -3,13 +3,16 @@
 PYTHON ?= python3
 LOCK = .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
-.PHONY: run test lint reset setup lock
+.PHONY: run test chaos lint reset setup lock
 
 run: # The whole product on this machine: PORT=8000 FLINT_DATA=.flint
 	@$(PYTHON) -m flint.sandbox run
 
 test: # The tests: ARGS="-k ledger -x"
 	@$(PYTHON) -m flint.sandbox test $(ARGS)
+
+chaos: # The fault matrix against the running product: ARGS="--short", ARGS="--list"
+	@$(PYTHON) -m flint.sandbox chaos $(ARGS)
 
 lint: # Every static check.
 	@$(PYTHON) -m flint.sandbox lint

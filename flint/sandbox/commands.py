@@ -28,6 +28,12 @@ def test(arguments: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606  No shell is wanted.
 
 
+def chaos(arguments: list[str]) -> int:
+    bootstrap.insist_on_platform()
+    bootstrap.enter("dev")
+    os.execv(sys.executable, [sys.executable, "-m", "tests.chaos", *arguments])  # noqa: S606  No shell is wanted.
+
+
 def lint(arguments: list[str]) -> int:
     bootstrap.enter("dev")
     from flint.sandbox import lint as checks
@@ -47,6 +53,7 @@ def setup(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run,
     "test": test,
+    "chaos": chaos,
     "lint": lint,
     "reset": reset,
     "setup": setup,
