@@ -19,7 +19,7 @@ from tests.demo_backend.process import DemoBackend
 
 T = TypeVar("T")
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 class WebProcess:
