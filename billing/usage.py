@@ -93,10 +93,10 @@ RETURNING id
 _KEEP_LATE = """
 INSERT INTO billing_lateusagerecord (id, account_id, record)
 SELECT first.id, first.account_id, late.record
-  FROM jsonb_array_elements(%s::jsonb) AS late(record)
+  FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS late(record, position)
   JOIN billing_usagerecord first ON first.id = (late.record ->> 'id')::uuid
  WHERE first.outcome IN ('swept', 'unresolved')
- ORDER BY first.id -- Two processes that keep the same ones never wait for each other.
+ ORDER BY first.id, late.position -- Two processes that keep the same ones never wait for each other.
     ON CONFLICT (id) DO NOTHING
 """
 
