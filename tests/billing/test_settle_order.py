@@ -27,7 +27,7 @@ from billing.models import Transfer, UsageRecord
 from billing.usage import Record
 from tests import factories, stack
 from tests.billing import processes, stage
-from tests.billing.wallet_model import MIDNIGHT, MOMENTS, Lot, Wallet, burn
+from tests.billing.wallet_model import EXPIRIES, MIDNIGHT, MOMENTS, Lot, Wallet, burn
 
 HOUR = timedelta(hours=1)
 BILLION = 10**9
@@ -160,7 +160,9 @@ class Call(NamedTuple):
 moments = st.sampled_from(MOMENTS)
 amounts = st.integers(1, 30)
 paid_lots = st.builds(Lot, promotional=st.just(False), remaining=amounts)
-promotional_lots = st.builds(Lot, promotional=st.just(True), remaining=amounts, expires_at=moments | st.none())
+promotional_lots = st.builds(
+    Lot, promotional=st.just(True), remaining=amounts, expires_at=st.sampled_from(EXPIRIES) | st.none()
+)
 some_lots = st.lists(paid_lots | promotional_lots, min_size=1, max_size=5)
 happenings = st.integers(1, 3) | moments | st.none()
 some_calls = st.lists(st.builds(Call, amounts, st.integers(0, 4), moments, st.integers(0, 99), happenings), max_size=8)

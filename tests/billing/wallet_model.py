@@ -23,8 +23,9 @@ from billing.usage import Outcome
 
 # Calls lie around the next midnight, so on two UTC days of which the database has partitions.
 MIDNIGHT = datetime.combine(datetime.now(UTC).date() + timedelta(days=1), datetime.min.time(), UTC)
-# Calls are admitted and lots expire at these moments: before, after and exactly at each other's.
+# Calls are admitted before, after and exactly at the moments at which lots expire.
 MOMENTS = [MIDNIGHT + timedelta(minutes=30) * step for step in range(-2, 3)]
+EXPIRIES = MOMENTS[1:4]
 INPUT_RATE, OUTPUT_RATE = 2, 5  # Of the price by which swept calls are charged.
 
 

@@ -130,6 +130,8 @@ class StruckGateway:
         connection = Connection(call, body)
 
         def strike() -> None:
+            if connection.gone.is_set():
+                return  # The customer has lost patience before.
             call.hit, call.seen, call.sent = True, call.answer, self._proxy.saw(str(call.id).encode())
             task = asyncio.current_task()
             assert task is not None
