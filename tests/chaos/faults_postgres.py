@@ -34,6 +34,7 @@ def crashed(scene: Scene) -> None:
     """pg_ctl stop -m immediate, and its recovery."""
     scene.product.postgres.stop("immediate")
     scene.hold(full=2, short=1)
+    scene.wait_for_refusal()
     scene.product.postgres.start()
 
 
@@ -41,6 +42,7 @@ def killed(scene: Scene) -> None:
     """kill -9 of the postmaster."""
     scene.product.postgres.kill()
     scene.hold(full=2, short=1)
+    scene.wait_for_refusal()
     scene.product.postgres.start()
 
 

@@ -83,6 +83,10 @@ class Scene:
         """Let the fault last."""
         time.sleep(short if self.short else full)
 
+    def wait_for_refusal(self) -> None:
+        """Let the fault last until a call got 503: a gateway first waits a moment, in case what is away is back soon."""
+        wait_until(lambda: any(call.status == 503 for call in self.calls), "a call is refused")
+
     def expect(self, fact: bool, complaint: str) -> None:
         if not fact:
             self.complaints.append(complaint)
