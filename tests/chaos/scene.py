@@ -84,7 +84,7 @@ class Scene:
         time.sleep(short if self.short else full)
 
     def wait_for_refusal(self) -> None:
-        """Let the fault last until a call got 503: a gateway first waits a moment, in case what is away is back soon."""
+        """Let the fault last until a call got 503: a gateway first waits a moment in case what is away comes back."""
         wait_until(lambda: any(call.status == 503 for call in self.calls), "a call is refused")
 
     def expect(self, fact: bool, complaint: str) -> None:
