@@ -9,6 +9,9 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from accounts import access
+from accounts.access import Permission, requires
+from accounts.models import Membership
 from apikeys import keys
 from apikeys.models import ApiKey
 from billing import price_list, statements
@@ -20,7 +23,8 @@ RECENT_CALLS = 10
 @never_cache
 def home(request: HttpRequest) -> HttpResponse:
     now = datetime.now(UTC)
-    account = request.user.accounts.order_by("id").first() if request.user.is_authenticated else None
+    membership = access.current(request)
+    account = membership.account if membership else None
     offers = price_list.offers(now=now, account=account)
     if account is None:
         return render(request, "home.html", {"offers": offers})
@@ -35,3 +39,21 @@ def home(request: HttpRequest) -> HttpResponse:
             "offers": offers,
         },
     )
+
+
+@require_safe
+@requires(Permission.SEE_USAGE)
+def usage(request: HttpRequest, membership: Membership) -> HttpResponse:
+    return render(request, "billing/usage.html")
+
+
+@require_safe
+@requires(Permission.SEE_USAGE)
+def requests(request: HttpRequest, membership: Membership) -> HttpResponse:
+    return render(request, "billing/requests.html")
+
+
+@require_safe
+@requires(Permission.SEE_MONEY)
+def statement(request: HttpRequest, membership: Membership) -> HttpResponse:
+    return render(request, "billing/statement.html")

@@ -1,7 +1,7 @@
 """Which app answers which prefix. /v1 never comes here: flint/asgi.py gives it to the gateway."""
 
-from allauth.account import views as account
 from allauth.account.decorators import secure_admin_login
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
@@ -15,9 +15,10 @@ handler500 = "flint.faults.server_error"
 
 urlpatterns = [
     path("", include("billing.urls")),
-    # Of allauth only what has a page of its own so far; the sign-up page says whom to write to.
-    path("accounts/login/", account.login, name="account_login"),
-    path("accounts/logout/", account.logout, name="account_logout"),
-    path("accounts/signup/", account.signup, name="account_signup"),
+    path("keys/", include("apikeys.urls")),
+    path("", include("accounts.urls")),
+    path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
 ]
+if settings.ENVIRONMENT == "sandbox":
+    urlpatterns += [path("sandbox/", include("flint.sandbox.urls"))]

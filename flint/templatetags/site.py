@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django import template
 from django.conf import settings
+from django.template import Context
+from django.urls import reverse
+
+THEMES = ("light", "dark")
 
 register = template.Library()
 
@@ -22,3 +28,18 @@ def api_base() -> str:
 @register.simple_tag
 def support_email() -> str:
     return str(settings.SUPPORT_EMAIL)
+
+
+@register.simple_tag(takes_context=True)
+def theme(context: Context) -> str:
+    """The theme that the person chose, or none: then the browser decides. Error pages have no request."""
+    request = context.get("request")
+    chosen = request.COOKIES.get("theme", "") if request else ""
+    return chosen if chosen in THEMES else ""
+
+
+@register.inclusion_tag("_nav_item.html", takes_context=True)
+def nav_item(context: Context, view: str, text: str) -> dict[str, Any]:
+    """An entry of the navigation; the pages below its address belong to it."""
+    url, path = reverse(view), context["request"].path
+    return {"url": url, "text": text, "here": path == url or (url != "/" and path.startswith(url))}
