@@ -15,6 +15,7 @@ USAGE = """usage: python3 -m flint.sandbox COMMAND
 
   run     the whole product on this machine (PORT=8000, FLINT_DATA=.flint)
   test    the tests; what follows goes to pytest
+  chaos   the fault matrix against the running product; --short, --list
   lint    all static checks
   reset   delete the data folder
   setup   make the virtual environment for development and nothing else

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from flint.sandbox import bootstrap, folder
+from flint.sandbox import bootstrap, folder, programs
 from flint.sandbox.trouble import Trouble
 
 
@@ -25,12 +25,15 @@ def run(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     bootstrap.insist_on_platform()
     bootstrap.enter("dev")
+    programs.install(programs.CHROMIUM)
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606  No shell is wanted.
 
 
 def chaos(arguments: list[str]) -> int:
     bootstrap.insist_on_platform()
     bootstrap.enter("dev")
+    if "--list" not in arguments:
+        programs.install(programs.FAKETIME)
     os.execv(sys.executable, [sys.executable, "-m", "tests.chaos", *arguments])  # noqa: S606  No shell is wanted.
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 
+from flint.sandbox.programs import FAKETIME
 from tests.chaos.product import Gateway
 from tests.chaos.scene import Fault, Scene, Skipped, frozen, wait_until
 
@@ -151,9 +151,9 @@ def clock_behind(scene: Scene) -> None:
 
 
 def _with_clock(scene: Scene, off: str) -> None:
-    program = shutil.which("faketime")
+    program = FAKETIME.path
     if program is None:
-        raise Skipped("there is no program faketime (Debian: apt install faketime)")
+        raise Skipped(FAKETIME.missing)
     told = subprocess.run([program, "-m", "-f", off, "/usr/bin/env"], capture_output=True, text=True, check=True).stdout
     lines = dict(line.partition("=")[::2] for line in told.splitlines())
     # Timers stay those of the host: only the clock on the wall is wrong.

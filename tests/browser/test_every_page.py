@@ -1,0 +1,55 @@
+"""Every page, as people with different eyes, hands and screens meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests import factories, people
+from tests.browser.conftest import NewPage
+from tests.browser.people import sign_in
+from tests.stack import Stack
+
+STRANGERS = ["/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/sandbox/mailbox/", "/nowhere"]
+CUSTOMERS = ["/", "/usage/", "/requests/", "/keys/", "/statement/", "/team/", "/activity/", "/settings/"]
+# Both themes, and the widest and the narrowest window: what differs between the others is found by these.
+SCREENS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
+    "phone-dark": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"},
+}
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core finds, and whether the page is wider than its window."""
+    found = [
+        f"{page.url} {violation['id']}: {violation['help']}: {[node['html'] for node in violation['nodes']][:3]}"
+        for violation in Axe().run(page).response["violations"]
+    ]
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    return [*found, *([f"{page.url} is {wide} px too wide"] if wide > 0 else [])]
+
+
+def look_at(page: Page, stack: Stack, addresses: list[str]) -> Iterator[str]:
+    for address in addresses:
+        page.goto(stack.webs[0].url + address)
+        yield from faults(page)
+
+
+@pytest.mark.console_may_say("404 (Not Found)")  # One of the pages is the one for an address that does not exist.
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_strangers_pages_can_be_used_by_everybody(new_page: NewPage, stack: Stack, screen: str) -> None:
+    assert list(look_at(new_page(**SCREENS[screen]), stack, STRANGERS)) == []
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_customers_pages_can_be_used_by_everybody(new_page: NewPage, stack: Stack, screen: str) -> None:
+    account, email = people.customer("alice", password=people.PASSWORD)
+    factories.credit(account, 10**12)
+    page = new_page(**SCREENS[screen])
+    sign_in(page, stack, email)
+
+    assert list(look_at(page, stack, CUSTOMERS)) == []
