@@ -18,7 +18,12 @@ from pytest_django import DjangoDbBlocker
 from billing import catalogue
 from billing.models import LanguageModel
 from gateway import backends
+from tests import seeds
 from tests.stack import Stack, running
+
+
+def pytest_report_header() -> str:
+    return seeds.LINE
 
 
 @pytest.hookimpl(trylast=True)

@@ -38,7 +38,7 @@ from billing import holds, ledger, settlement, usage
 from billing.holds import Checkpoint
 from billing.ledger import Ask
 from billing.models import CreditLot, LedgerAccount, PriceVersion, Transfer
-from tests import factories
+from tests import factories, seeds
 from tests.billing import stage, wallet_model
 from tests.billing.wallet_model import EXPIRIES, INPUT_RATE, MOMENTS, OUTPUT_RATE
 
@@ -46,7 +46,6 @@ Result = TypeVar("Result")
 Expiring = tuple[CreditLot.Kind, datetime | None]
 
 EXAMPLES = int(os.environ.get("WALLET_MODEL_EXAMPLES", "40"))
-SEED = int(os.environ.get("WALLET_MODEL_SEED", "1"))
 STEPS = 40
 
 
@@ -98,7 +97,7 @@ class Gateway:
         self._loop.close()
 
 
-@seed(SEED)
+@seed(seeds.WALLET_MODEL)
 class WalletMachine(RuleBasedStateMachine):
     """Two wallets and their models. Each rule does the same to both, and compares the answers."""
 
@@ -273,7 +272,7 @@ def price() -> PriceVersion:
 @pytest.mark.timeout(300 + 20 * EXAMPLES)  # Hypothesis takes up to 300 s to find the shortest story that goes wrong.
 @pytest.mark.usefixtures("committed")
 def test_whatever_happens_to_a_wallet_the_database_agrees_with_a_model_of_integers() -> None:
-    print(f"{EXAMPLES} stories of {STEPS} steps, seed {SEED}")  # noqa: T201  # Shown when it fails.
+    print(f"{EXAMPLES} stories of {STEPS} steps, seed {seeds.WALLET_MODEL}")  # noqa: T201  # Shown when it fails.
     run_state_machine_as_test(
         WalletMachine,
         settings=settings(
