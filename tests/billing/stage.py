@@ -116,6 +116,14 @@ def another_connection() -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         yield database
 
 
+@contextmanager
+def nothing_can_be_recorded() -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """Usage records wait for this connection, until the block ends."""
+    with another_connection() as database:
+        database.execute("LOCK TABLE billing_usagerecord IN SHARE MODE")
+        yield database
+
+
 def wait_until_blocked_by(database: psycopg.Connection[tuple[Any, ...]], *, seconds: float = 5) -> None:
     """Return as soon as somebody waits for a lock that this connection holds."""
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from billing.models import GatewayProcess, Hold, LanguageModel, ReleasedHolds, U
 from billing.usage import Outcome
 from gateway.models import Backend
 from tests import factories
-from tests.billing.stage import assert_books_hold, reserve, wait_until_blocked_by
+from tests.billing.stage import assert_books_hold, nothing_can_be_recorded, reserve, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import listed, priced_model, serve
 from tests.gateway.customers import Customer, chat, customer
@@ -79,6 +81,20 @@ def test_sigterm_ends_what_outlasts_the_drain_with_a_word_and_a_record(stack: St
     assert_books_hold()
 
 
+def test_a_process_that_stops_writes_what_is_unwritten(stack: Stack, tmp_path: Path) -> None:
+    alice = customer()
+    with web_process(tmp_path) as web:
+        with nothing_can_be_recorded():
+            answer = wire.ask(web, alice.secret, chat())
+            assert answer.status == 503
+            web.process.terminate()
+            with pytest.raises(subprocess.TimeoutExpired):
+                web.process.wait(3)
+        assert web.stop() in (0, -15)
+    record = alice.only_record()
+    assert (record.pk, record.outcome) == (answer.call_id, Outcome.COMPLETED)
+
+
 def test_a_hold_that_its_process_does_not_know_is_given_back_within_seconds(stack: Stack) -> None:
     alice = customer()
     old = factories.ask(alice.account, 1_000, owner=boot_of(stack.webs[0]), admitted_at=now() - timedelta(seconds=10))
@@ -99,6 +115,34 @@ def test_a_running_call_is_not_given_back_however_old_its_id_is(stack: Stack) ->
         assert [hold.pk for hold in alice.holds] == [opened.call_id]
 
 
+def test_a_hold_stays_until_the_record_of_its_call_is_durable(stack: Stack) -> None:
+    alice, web = customer(), stack.webs[0]
+    with nothing_can_be_recorded() as other, ThreadPoolExecutor() as pool:
+        asked = pool.submit(wire.ask, web, alice.secret, chat())
+        wait_until_blocked_by(other)
+        (hold,) = alice.holds
+        # As if it had run for so long that the heartbeat would miss it.
+        Hold.objects.filter(account_id=alice.account.pk).update(admitted_at=now() - timedelta(seconds=10))
+        answer = asked.result()
+        assert (answer.status, answer.error["code"]) == (503, "service_unavailable")
+        beat = GatewayProcess.objects.get(pk=hold.owner).beat
+        until(lambda: GatewayProcess.objects.get(pk=hold.owner).beat > beat + 1)
+        assert alice.holds == [hold]
+    assert (alice.only_record().outcome, alice.wallet.held) == (Outcome.COMPLETED, 0)
+    assert_books_hold()
+
+
+def test_a_call_that_no_backend_has_accepted_has_no_checkpoint_and_would_be_free(stack: Stack) -> None:
+    alice = customer()
+    with wire.begun(stack.webs[0], alice.secret, chat("[demo: hang_before]")):
+        (hold,) = until(lambda: alice.holds)
+        until(lambda: stack.backend.entries(str(hold.pk)))  # It has been sent.
+        beat = GatewayProcess.objects.get(pk=hold.owner).beat
+        until(lambda: GatewayProcess.objects.get(pk=hold.owner).beat > beat + 1)
+        (hold,) = alice.holds
+        assert (hold.checkpoint_input_tokens, hold.checkpoint_output_tokens) == (None, None)
+
+
 def test_a_revoked_key_is_refused_by_every_process_soon(stack: Stack) -> None:
     alice = customer()
     for web in stack.webs:
@@ -106,6 +150,15 @@ def test_a_revoked_key_is_refused_by_every_process_soon(stack: Stack) -> None:
     keys.revoke(key=alice.key, now=now())
     for web in stack.webs:
         until(lambda web=web: wire.ask(web, alice.secret, chat(max_tokens=1)).status == 401)  # type: ignore[misc]
+
+
+def test_a_revoked_key_is_dead_everywhere_a_second_later(stack: Stack) -> None:
+    alice = customer()
+    for web in stack.webs:
+        assert wire.ask(web, alice.secret, chat(max_tokens=1)).status == 200
+    keys.revoke(key=alice.key, now=now())
+    time.sleep(1)  # Exactly as long as is promised.
+    assert [wire.ask(web, alice.secret, chat(max_tokens=1)).status for web in stack.webs] == [401, 401]
 
 
 def test_a_new_model_with_its_price_and_route_is_served_soon(stack: Stack) -> None:

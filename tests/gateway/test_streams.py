@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
-import psycopg
 import pytest
 
 from billing.models import UsageRecord
 from billing.usage import Outcome, Source
-from tests.billing.stage import wait_until_blocked_by
+from tests.billing.stage import nothing_can_be_recorded, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import INPUT_RATE, OUTPUT_RATE, Lab
 from tests.gateway.customers import Customer, chat, customer
@@ -172,6 +170,12 @@ def test_missing_or_absurd_usage_is_estimated_and_shown_as_charged(
     assert_figures(events[-2]["usage"], record)
 
 
+def test_a_prompt_of_more_tokens_than_estimated_is_charged_in_full(stack: Stack, lab: Lab, alice: Customer) -> None:
+    wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5 usage_prompt=40]", model=lab.of_two, max_tokens=5))
+    record = alice.only_record()
+    assert (record.charge, record.clamped) == (40 * INPUT_RATE + 5 * OUTPUT_RATE, False)
+
+
 def test_a_believable_usage_beyond_the_hold_is_clamped_and_flagged(stack: Stack, alice: Customer) -> None:
     answer = wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5 usage_completion=5000]", max_tokens=10))
     record = alice.only_record()
@@ -236,13 +240,12 @@ def test_odd_fields_in_a_chunk_do_no_harm(stack: Stack, lab: Lab, alice: Custome
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_the_last_bytes_wait_for_the_record(stack: Stack, alice: Customer, streamed: bool) -> None:
-    with psycopg.connect(os.environ["DATABASE_URL"]) as other, ThreadPoolExecutor() as pool:
-        other.execute("LOCK TABLE billing_usagerecord IN SHARE MODE")  # Nothing can be recorded now.
-        asked = pool.submit(wire.ask, stack.webs[0], alice.secret, chat(stream=streamed))
-        wait_until_blocked_by(other)
-        other.execute("SELECT pg_sleep(0.2)")
-        assert not asked.done()
-        other.rollback()
+    with ThreadPoolExecutor() as pool:
+        with nothing_can_be_recorded() as other:
+            asked = pool.submit(wire.ask, stack.webs[0], alice.secret, chat(stream=streamed))
+            wait_until_blocked_by(other)
+            other.execute("SELECT pg_sleep(0.2)")
+            assert not asked.done()
         answer = asked.result()
     assert answer.status == 200
     assert [record.pk for record in alice.records] == [answer.call_id]

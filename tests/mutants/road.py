@@ -17,7 +17,7 @@ ENTRY = (
     Mutant(
         "key-cache",
         "A revoked key works for longer than a second.",
-        "tests/gateway/test_mutant_found_keys.py::test_a_revoked_key_is_dead_everywhere_a_second_later",
+        "tests/gateway/test_process.py::test_a_revoked_key_is_dead_everywhere_a_second_later",
         (Edit("gateway/authentication.py", "CACHE_SECONDS = 1.0", "CACHE_SECONDS = 3.0"),),
     ),
     Mutant(
@@ -42,13 +42,13 @@ ADMIT = (
     Mutant(
         "hold-by-estimate",
         "What is held is a guess of the prompt, not the most that it can be.",
-        "tests/gateway/test_mutant_found_admission.py::test_a_prompt_of_more_tokens_than_estimated_is_charged_in_full",
+        "tests/gateway/test_streams.py::test_a_prompt_of_more_tokens_than_estimated_is_charged_in_full",
         (Edit(CALLS, "price.ceiling(input_tokens=bound,", "price.ceiling(input_tokens=estimate,"),),
     ),
     Mutant(
         "reserve-later",
         "A backend is called before the hold is committed.",
-        "tests/gateway/test_mutant_found_order.py::test_no_backend_is_called_before_the_hold_is_committed",
+        "tests/gateway/test_order.py::test_no_backend_is_called_before_the_hold_is_committed",
         (
             _ASYNCIO,
             Edit(
@@ -61,7 +61,7 @@ ADMIT = (
     Mutant(
         "reserve-alone",
         "A call that fits is refused because of a larger one that came with it.",
-        "tests/gateway/test_mutant_found_admission.py::test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one",
+        "tests/gateway/test_admission.py::test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one",
         (Edit(ADMISSION, "if not answer.admitted and (answer.available or 0) >= ask.amount:", "if False:"),),
     ),
     Mutant(
@@ -100,7 +100,7 @@ ANSWER = (
     Mutant(
         "checkpoint-unaccepted",
         "A call that no backend accepted is charged when its process dies.",
-        "tests/gateway/test_mutant_found_checkpoint.py::test_a_call_that_no_backend_has_accepted_has_no_checkpoint_and_would_be_free",
+        "tests/gateway/test_process.py::test_a_call_that_no_backend_has_accepted_has_no_checkpoint_and_would_be_free",
         (Edit(RELAY, "if not self.accepted or self.target is None:", "if self.target is None:"),),
     ),
 )
@@ -109,7 +109,7 @@ RECORD = (
     Mutant(
         "settle-before-record",
         "The hold ends, and its money is free, before the record is durable.",
-        "tests/gateway/test_mutant_found_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then",
+        "tests/gateway/test_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then",
         (Edit(CALLS, _RECORDED, f'    await process.release(call, reason="recorded")\n{_RECORDED}'),),
     ),
     Mutant(
@@ -132,7 +132,7 @@ RECORD = (
     Mutant(
         "record-after-done",
         "A customer has [DONE] of a call that may leave no record.",
-        "tests/gateway/test_mutant_found_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[True]",
+        "tests/gateway/test_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[True]",
         (
             Edit(CALLS, _RECORDED, "    durable, last = True, await relay.finish(call, outcome, durable=True)\n"),
             Edit(
@@ -145,7 +145,7 @@ RECORD = (
     Mutant(
         "record-after-answer",
         "A customer has the whole JSON answer of a call that may leave no record.",
-        "tests/gateway/test_mutant_found_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[False]",
+        "tests/gateway/test_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[False]",
         (
             _ASYNCIO,
             Edit(CALLS, _RECORDED, "    durable = bool(asyncio.create_task(process.recorder.record(record)))\n"),
@@ -160,7 +160,7 @@ RECORD = (
     Mutant(
         "unwritten-at-stop",
         "A process that stops throws away the records that it could not write yet.",
-        "tests/gateway/test_mutant_found_unwritten.py::test_a_process_that_stops_writes_what_is_unwritten",
+        "tests/gateway/test_process.py::test_a_process_that_stops_writes_what_is_unwritten",
         (Edit(PROCESS, "        await self.recorder.flush(SHUTDOWN_SECONDS)\n", ""),),
     ),
 )
@@ -175,7 +175,7 @@ HEARTBEAT = (
     Mutant(
         "known-unwritten",
         "The heartbeat gives back the holds of calls whose records wait for the database.",
-        "tests/gateway/test_mutant_found_unwritten.py::test_a_hold_stays_until_the_record_of_its_call_is_durable",
+        "tests/gateway/test_process.py::test_a_hold_stays_until_the_record_of_its_call_is_durable",
         (Edit(PROCESS, "return self.running.keys() | self.recorder.unwritten.keys()", "return self.running.keys()"),),
     ),
     Mutant(

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.asgi import Gateway
 from tests import factories
-from tests.billing.stage import another_connection, wait_until_blocked_by
+from tests.billing.stage import another_connection, nothing_can_be_recorded, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import priced_model, serve
 from tests.gateway.customers import Customer, chat, customer
@@ -90,8 +90,7 @@ def test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_th
     alice, sent = customer(), list[bytes]()
     backend.play(*STREAM if streamed else [ANSWER])
     with ThreadPoolExecutor() as pool:
-        with another_connection() as other:
-            other.execute("LOCK TABLE billing_usagerecord IN SHARE MODE")  # Nothing can be recorded now.
+        with nothing_can_be_recorded() as other:
             called = pool.submit(asyncio.run, call(alice, chat(model=model, stream=streamed), sent))
             wait_until_blocked_by(other, seconds=SECONDS)
             other.execute("SELECT pg_sleep(0.2)")

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
 
+from billing.models import Hold
+from gateway.admission import Admission
+from gateway.database import Pools
+from gateway.errors import InsufficientBalance
+from tests import factories
 from tests.billing.stage import assert_books_hold
 from tests.gateway.customers import all_at_once, chat, customer
 from tests.stack import Stack
@@ -27,3 +33,23 @@ def test_of_64_simultaneous_calls_a_balance_for_10_admits_exactly_10(stack: Stac
     records = alice.settled(10)
     assert alice.wallet.posted == 10 * hold - sum(record.charge for record in records)
     assert_books_hold()
+
+
+def test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one() -> None:
+    account = factories.funded(100)
+    large, fits = factories.ask(account, 101), factories.ask(account, 100)
+
+    async def together() -> tuple[BaseException | None, ...]:
+        pools = Pools()
+        await pools.open()
+        admission = Admission(pools)
+        try:
+            return await asyncio.gather(admission.admit(large), admission.admit(fits), return_exceptions=True)
+        finally:
+            await pools.close()
+
+    refused, admitted = asyncio.run(together())
+
+    assert isinstance(refused, InsufficientBalance)
+    assert admitted is None
+    assert [hold.pk for hold in Hold.objects.filter(account_id=account.pk)] == [fits.id]
