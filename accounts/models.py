@@ -1,7 +1,8 @@
 """Who the customer is.
 
 A **User** is a person who signs in by e-mail. An **Account** is the tenant: it owns keys and money. A
-**Membership** says which role a user has in an account. A **Tier** is a set of rate limits that accounts share.
+**Membership** says which role a user has in an account. A **Tier** is a set of rate limits that accounts share. An
+**AuditEvent** says what somebody did.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models
-from django.db.models.functions import Upper
+from django.db.models.functions import Now, Upper
 
 
 class UserManager(BaseUserManager["User"]):
@@ -105,3 +106,25 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} ({self.role} of {self.account})"
+
+
+class AuditEvent(models.Model):
+    """Who did what, when and from where; written by `audit`. The database refuses to change or delete one."""
+
+    account = models.ForeignKey(
+        Account, null=True, on_delete=models.PROTECT, related_name="+", db_index=False, help_text="None: people only."
+    )
+    actor = models.ForeignKey(
+        User, null=True, on_delete=models.PROTECT, related_name="+", help_text="None: an operator's command."
+    )
+    action = models.CharField(max_length=50)
+    object = models.CharField(max_length=300, help_text="What it was done to, by the name it had.")
+    details = models.JSONField(default=dict)
+    ip = models.GenericIPAddressField("IP address", null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes = [models.Index(fields=["account", "-id"], name="audit_event_of_account")]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.object}".rstrip()

@@ -1,0 +1,86 @@
+"""The audit trail: who did what to an account or to a person, when and from where.
+
+Whoever changes something records it in the same transaction, so that there is never one without the other. What is
+recorded is a name, never a secret. An **Action** is a text key and the sentence that tells it, after the person's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+
+from django.db import models
+
+from accounts.models import Account, AuditEvent, User
+
+OBJECT_LENGTH = 300
+
+_address: ContextVar[str | None] = ContextVar("address", default=None)
+
+
+class Action(models.TextChoices):
+    """`{object}` and the details of the event stand in braces. A key is for ever; its sentence may be mended."""
+
+    KEY_CREATED = "key.created", "created the key {object}"
+    KEY_RENAMED = "key.renamed", "renamed the key {before} to {object}"
+    KEY_DISABLED = "key.disabled", "disabled the key {object}"
+    KEY_ENABLED = "key.enabled", "enabled the key {object} again"
+    KEY_ROTATED = "key.rotated", "rotated the key {object}; the old one ends {ends}"
+    KEY_REVOKED = "key.revoked", "revoked the key {object} for ever"
+    TEAM_INVITED = "team.invited", "invited {object} as {role}"
+    TEAM_INVITED_AGAIN = "team.invited_again", "sent {object} the invitation as {role} again"
+    TEAM_INVITATION_WITHDRAWN = "team.invitation_withdrawn", "withdrew the invitation of {object}"
+    TEAM_JOINED = "team.joined", "joined as {role}, invited by {inviter}"
+    TEAM_ROLE_CHANGED = "team.role_changed", "changed the role of {object} from {before} to {role}"
+    TEAM_REMOVED = "team.removed", "removed {object}, who was {role}"
+    TEAM_LEFT = "team.left", "left the account; was {role}"
+    ACCOUNT_CREATED = "account.created", "opened the account {object}"
+    ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"
+    ACCOUNT_DISABLED = "account.disabled", "disabled the account: calls are refused"
+    ACCOUNT_ENABLED = "account.enabled", "enabled the account again"
+
+
+def record(
+    action: Action,
+    *,
+    account: Account | None,
+    by: User | None,
+    object: str = "",
+    details: Mapping[str, str | int | None] | None = None,
+) -> None:
+    """Write down what is done, in the caller's transaction. Without `by` it was an operator's command.
+
+    The address is that of the request in which this runs, if it runs in one.
+    """
+    AuditEvent.objects.create(
+        account=account,
+        actor=by,
+        action=action,
+        object=object[:OBJECT_LENGTH],
+        details=dict(details or {}),
+        ip=_address.get(),
+    )
+
+
+@contextlib.contextmanager
+def coming_from(address: str | None) -> Iterator[None]:
+    """What is recorded inside came from this IP address."""
+    token = _address.set(address)
+    try:
+        yield
+    finally:
+        _address.reset(token)
+
+
+def sentence(event: AuditEvent) -> str:
+    """What was done, for a person to read after the name of who did it."""
+    known = Action._value2member_map_.get(event.action)
+    if not isinstance(known, Action):
+        return f"{event.action} {event.object}".rstrip()  # Written by a newer version.
+    return str(known.label).format_map(_Words(event.details, object=event.object))
+
+
+class _Words(dict[str, object]):
+    def __missing__(self, key: str) -> str:
+        return "?"
