@@ -24,6 +24,7 @@ class Action(models.TextChoices):
 
     KEY_CREATED = "key.created", "created the key {object}"
     KEY_RENAMED = "key.renamed", "renamed the key {before} to {object}"
+    KEY_EXPIRY_SET = "key.expiry_set", "set when the key {object} expires: {ends}"
     KEY_DISABLED = "key.disabled", "disabled the key {object}"
     KEY_ENABLED = "key.enabled", "enabled the key {object} again"
     KEY_ROTATED = "key.rotated", "rotated the key {object}; the old one ends {ends}"

@@ -1,20 +1,24 @@
-"""What can be done with keys: create, revoke, find by digest."""
+"""What can be done with keys: create, rename, disable, rotate, revoke; and what the gateway asks of them and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from django.db import transaction
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, tuple_row
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import Account, User
 from apikeys import secret as secrets
 from apikeys.models import ApiKey, ApiKeyQuerySet
 
 KEYS_PER_ACCOUNT = 100
+NAME_LENGTH = 100
 
 
 class TooManyKeys(Exception):
@@ -23,6 +27,18 @@ class TooManyKeys(Exception):
 
 class InvalidName(Exception):
     """A key needs a name of 1 to 100 characters."""
+
+
+class AlreadyCreated(Exception):
+    """This form has made its key before; the secret was shown then, and never again."""
+
+    def __init__(self, key: ApiKey) -> None:
+        super().__init__(f"The key {key.name!r} exists already.")
+        self.key = key
+
+
+class NotUsable(Exception):
+    """Only a key that works can be rotated, and only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,47 +54,144 @@ class KeyFacts:
     concurrent_requests: int
 
 
-def create(*, account: Account, name: str, now: datetime, by: User | None = None) -> tuple[ApiKey, str]:
-    """Create a key; returns it with its secret, which is never shown again. Raises InvalidName, TooManyKeys."""
-    name = name.strip()
-    if not 1 <= len(name) <= 100:
-        raise InvalidName("A key needs a name of 1 to 100 characters.")
-    secret = secrets.generate()
+def create(
+    *,
+    account: Account,
+    name: str,
+    now: datetime,
+    lifetime: timedelta | None = None,
+    creation_id: UUID | None = None,
+    by: User | None = None,
+) -> tuple[ApiKey, str]:
+    """Create a key; returns it with its secret, which is never shown again.
+
+    Raises InvalidName, TooManyKeys, and AlreadyCreated for a second call with the same `creation_id`.
+    """
+    name = _checked(name)
     with transaction.atomic():
-        # The lock makes the count true for two creations at the same time.
-        Account.objects.select_for_update(no_key=True).get(pk=account.pk)
-        if ApiKey.objects.of_account(account).usable(now).count() >= KEYS_PER_ACCOUNT:
+        _lock(account)
+        _insist_on_first(account, creation_id)
+        if ApiKey.objects.of_account(account).usable(now).filter(successor=None).count() >= KEYS_PER_ACCOUNT:
             raise TooManyKeys(f"An account has at most {KEYS_PER_ACCOUNT} usable keys. Revoke one first.")
-        key = ApiKey.objects.create(
-            account=account,
-            name=name,
-            digest=secrets.digest(secret),
-            display=secrets.display(secret),
-            created_by=by,
-        )
+        expires_at = now + lifetime if lifetime else None
+        key, secret = _insert(account=account, name=name, expires_at=expires_at, creation_id=creation_id, created_by=by)
+        audit.record(Action.KEY_CREATED, account=account, by=by, object=str(key))
     return key, secret
 
 
-def disable(*, chosen: ApiKeyQuerySet, now: datetime) -> list[ApiKey]:
+def rename(*, key: ApiKey, name: str, by: User | None = None) -> None:
+    """Raises InvalidName."""
+    name = _checked(name)
+    with transaction.atomic():
+        before = ApiKey.objects.select_for_update(no_key=True).values_list("name", flat=True).get(pk=key.pk)
+        if name == before:
+            return
+        key.name = name
+        key.save(update_fields=["name"])
+        audit.record(Action.KEY_RENAMED, account=key.account, by=by, object=str(key), details={"before": before})
+
+
+def set_expiry(*, key: ApiKey, expires_at: datetime | None, by: User | None = None) -> None:
+    """For staff: customers choose when they create or rotate."""
+    with transaction.atomic():
+        key.expires_at = expires_at
+        key.save(update_fields=["expires_at"])
+        details = {"ends": _told(expires_at) if expires_at else "never"}
+        audit.record(Action.KEY_EXPIRY_SET, account=key.account, by=by, object=str(key), details=details)
+
+
+def disable(*, chosen: ApiKeyQuerySet, now: datetime, by: User | None = None) -> list[ApiKey]:
     """Refuse their calls with 403 until they are enabled again; returns those that this changed."""
-    return _set_disabled(chosen.filter(disabled_at=None, revoked_at=None), now)
+    with transaction.atomic():
+        return _set_disabled(_locked(chosen).filter(disabled_at=None), now, Action.KEY_DISABLED, by)
 
 
-def enable(*, chosen: ApiKeyQuerySet) -> list[ApiKey]:
+def enable(*, chosen: ApiKeyQuerySet, by: User | None = None) -> list[ApiKey]:
     """Let disabled keys work again; returns those that this changed."""
-    return _set_disabled(chosen.filter(revoked_at=None).exclude(disabled_at=None), None)
+    with transaction.atomic():
+        return _set_disabled(_locked(chosen).exclude(disabled_at=None), None, Action.KEY_ENABLED, by)
 
 
-def _set_disabled(chosen: ApiKeyQuerySet, at: datetime | None) -> list[ApiKey]:
+def revoke(*, key: ApiKey, now: datetime, by: User | None = None) -> None:
+    """Revoke a key for ever; the first moment of revocation stays."""
+    with transaction.atomic():
+        if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now):
+            audit.record(Action.KEY_REVOKED, account=key.account, by=by, object=str(key))
+    key.refresh_from_db(fields=["revoked_at"])
+
+
+def rotate(
+    *, key: ApiKey, overlap: timedelta, now: datetime, creation_id: UUID | None = None, by: User | None = None
+) -> tuple[ApiKey, str]:
+    """A new key in the place of this one, which ends after the overlap; returned with its secret, as `create` does.
+
+    The new one has the name, and the lifetime if the old one had one. Raises NotUsable, TooManyKeys and AlreadyCreated.
+    """
+    with transaction.atomic():
+        _lock(key.account)
+        _insist_on_first(key.account, creation_id)
+        ours = ApiKey.objects.of_account(key.account).usable(now)
+        old = ours.filter(pk=key.pk, successor=None).select_for_update(no_key=True, of=["self"]).first()
+        if old is None:
+            raise NotUsable("Only a key that works and was not rotated before can be rotated.")
+        # Keys on their way out have places of their own, so that an account with all its keys can rotate them.
+        if ours.exclude(successor=None).count() >= KEYS_PER_ACCOUNT:
+            raise TooManyKeys(f"At most {KEYS_PER_ACCOUNT} rotated keys may still work. Wait for one to end.")
+        made, secret = _insert(
+            account=key.account,
+            name=old.name,
+            expires_at=now + (old.expires_at - old.created_at) if old.expires_at else None,
+            creation_id=creation_id,
+            created_by=by,
+            replaces=old,
+        )
+        old.expires_at = min(now + overlap, old.expires_at or now + overlap)
+        old.save(update_fields=["expires_at"])
+        details = {"ends": _told(old.expires_at) if overlap else "at once"}
+        audit.record(Action.KEY_ROTATED, account=key.account, by=by, object=str(old), details=details)
+    return made, secret
+
+
+def _checked(name: str) -> str:
+    """Without what a browser would not show, so that who revokes a key can type its name."""
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= NAME_LENGTH:
+        raise InvalidName(f"A key needs a name of 1 to {NAME_LENGTH} characters.")
+    return name
+
+
+def _told(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _lock(account: Account) -> None:
+    """Counts stay true, and forms are seen twice, when two keys are created at the same time."""
+    Account.objects.select_for_update(no_key=True).get(pk=account.pk)
+
+
+def _insist_on_first(account: Account, creation_id: UUID | None) -> None:
+    if creation_id and (made := ApiKey.objects.of_account(account).filter(creation_id=creation_id).first()):
+        raise AlreadyCreated(made)
+
+
+def _insert(**fields: object) -> tuple[ApiKey, str]:
+    secret = secrets.generate()
+    key = ApiKey.objects.create(digest=secrets.digest(secret), display=secrets.display(secret), **fields)
+    return key, secret
+
+
+def _locked(chosen: ApiKeyQuerySet) -> ApiKeyQuerySet:
+    """Those that are not revoked, in an order that cannot deadlock. A choice by joins could not be locked itself."""
+    found = ApiKey.objects.filter(pk__in=[key.pk for key in chosen], revoked_at=None)
+    return found.select_related("account").select_for_update(no_key=True, of=["self"]).order_by("pk")
+
+
+def _set_disabled(chosen: ApiKeyQuerySet, at: datetime | None, action: Action, by: User | None) -> list[ApiKey]:
     keys = list(chosen)
     ApiKey.objects.filter(pk__in=[key.pk for key in keys]).update(disabled_at=at)
+    for key in keys:
+        audit.record(action, account=key.account, by=by, object=str(key))
     return keys
-
-
-def revoke(*, key: ApiKey, now: datetime) -> None:
-    """Revoke a key for ever; the first moment of revocation stays."""
-    ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now)
-    key.refresh_from_db(fields=["revoked_at"])
 
 
 async def find(connection: AsyncConnection[object], digest: bytes) -> KeyFacts | None:
@@ -95,6 +208,14 @@ async def disabled(database: AsyncConnection[object], key_ids: Iterable[int]) ->
         return {row[0] for row in await cursor.fetchall()}
 
 
+async def note_uses(database: AsyncConnection[object], ages: Mapping[int, float]) -> None:
+    """Note when keys were last used: `ages` are seconds ago, so that the database's clock alone decides.
+
+    A later use that another process noted stays.
+    """
+    await database.execute(_NOTE_USES, [list(ages), list(ages.values())])
+
+
 _FIND = """
 SELECT key.id AS key_id, account.id AS account_id,
        key.disabled_at <= now() IS TRUE AS key_disabled, account.disabled_at <= now() IS TRUE AS account_disabled,
@@ -108,4 +229,13 @@ SELECT key.id AS key_id, account.id AS account_id,
 _DISABLED = """
 SELECT key.id FROM apikeys_apikey key JOIN accounts_account account ON account.id = key.account_id
  WHERE key.id = ANY(%s) AND least(key.revoked_at, key.disabled_at, account.disabled_at) <= now()
+"""
+
+# Locked in the order of ids, so that two processes cannot wait for each other.
+_NOTE_USES = """
+UPDATE apikeys_apikey key SET last_used_at = used.at
+  FROM (SELECT key.id, now() - make_interval(secs => age) AS at
+          FROM unnest(%s::bigint[], %s::float8[]) AS used(id, age) JOIN apikeys_apikey key ON key.id = used.id
+         ORDER BY key.id FOR NO KEY UPDATE OF key) used
+ WHERE key.id = used.id AND (key.last_used_at IS NULL OR key.last_used_at < used.at)
 """

@@ -7,10 +7,21 @@ from typing import Self
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Case, Q, Value, When
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 
 from accounts.models import Account
+
+
+class State(models.TextChoices):
+    """What the gateway says to a key: `active` and `expiring` are let in."""
+
+    ACTIVE = "active"
+    EXPIRING = "expiring"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
@@ -20,6 +31,25 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self, now: datetime) -> Self:
         """Neither revoked, disabled nor expired."""
         return self.filter(revoked_at=None, disabled_at=None).exclude(expires_at__lte=now)
+
+    def standing(self, now: datetime) -> Self:
+        """Neither revoked nor expired; may be disabled."""
+        return self.filter(revoked_at=None).exclude(expires_at__lte=now)
+
+    def ended(self, now: datetime) -> Self:
+        """Revoked or expired: they never work again."""
+        return self.filter(Q(revoked_at__isnull=False) | Q(expires_at__lte=now))
+
+    def with_state(self, now: datetime) -> Self:
+        return self.annotate(
+            state=Case(
+                When(revoked_at__isnull=False, then=Value(State.REVOKED)),
+                When(expires_at__lte=now, then=Value(State.EXPIRED)),
+                When(disabled_at__isnull=False, then=Value(State.DISABLED)),
+                When(expires_at__isnull=False, then=Value(State.EXPIRING)),
+                default=Value(State.ACTIVE),
+            )
+        )
 
 
 class ApiKey(models.Model):
@@ -34,6 +64,11 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Refused with 401 from this moment.")
     disabled_at = models.DateTimeField(null=True, blank=True, help_text="Refused with 403; can be taken back.")
     revoked_at = models.DateTimeField(null=True, blank=True, help_text="Refused with 401, for ever.")
+    last_used_at = models.DateTimeField(null=True, blank=True, help_text="Some seconds late; written by the gateway.")
+    creation_id = models.UUIDField(null=True, editable=False, help_text="Of the form; a form makes one key at most.")
+    replaces = models.OneToOneField(
+        "self", null=True, editable=False, on_delete=models.PROTECT, related_name="successor"
+    )
 
     objects = ApiKeyQuerySet.as_manager()
 
@@ -42,6 +77,7 @@ class ApiKey(models.Model):
         verbose_name_plural = "API keys"
         constraints = [
             models.CheckConstraint(condition=Exact(Length("digest"), 32), name="apikey_digest_is_sha256"),
+            models.UniqueConstraint(fields=["account", "creation_id"], name="apikey_created_once"),
         ]
 
     def __str__(self) -> str:

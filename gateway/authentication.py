@@ -1,7 +1,8 @@
 """Step 2 of a call: from the Authorization header to the facts of a key.
 
 A key that is malformed, or whose checksum is wrong, is refused without any I/O. Facts are kept for at most one second,
-so a revoked key is refused everywhere a second later; nothing else shortens or prolongs that.
+so a revoked key is refused everywhere a second later; nothing else shortens or prolongs that. When a key was last
+used is remembered here and written every ten seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gateway.errors import AccountDisabled, InvalidKey, KeyDisabled, Unavailable
 
 CACHE_SECONDS = 1.0
 CACHE_SIZE = 20_000
+NOTE_SECONDS = 10  # How often the last uses of keys are written: one statement, not one for each call.
 
 
 class Keys:
@@ -25,6 +27,7 @@ class Keys:
         self._pools = pools
         self._known: dict[bytes, tuple[float, KeyFacts | None]] = {}
         self._lookups: dict[bytes, asyncio.Task[KeyFacts | None]] = {}
+        self._used: dict[int, float] = {}
 
     async def authenticate(self, authorization: str) -> KeyFacts:
         """Raises InvalidKey, KeyDisabled, AccountDisabled, and Unavailable without a database."""
@@ -39,7 +42,21 @@ class Keys:
             raise AccountDisabled
         if facts.key_disabled:
             raise KeyDisabled
+        self._used[facts.key_id] = time.monotonic()
         return facts
+
+    async def note_uses(self) -> None:
+        """Write down when keys were last used since the last time; what cannot be written now is kept for the next."""
+        if not self._used:
+            return
+        used, self._used = self._used, {}
+        try:
+            async with self._pools.waiting.connection() as database:
+                now = time.monotonic()
+                await keys.note_uses(database, {key_id: now - at for key_id, at in used.items()})
+        except BaseException:
+            self._used = used | self._used
+            raise
 
     async def _find(self, digest: bytes) -> KeyFacts | None:
         until, facts = self._known.get(digest, (0.0, None))

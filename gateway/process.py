@@ -7,6 +7,7 @@ back holds of its own that it does not know. One that cannot beat stops admittin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from uuid import UUID
 from apikeys import keys
 from billing import backlog, holds, ledger, pricing, usage
 from billing.usage import Outcome
-from gateway import directory, limits
+from gateway import authentication, directory, limits
 from gateway.admission import Admission
 from gateway.authentication import Keys
 from gateway.database import AWAY, Pools
@@ -64,6 +65,7 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self._read_directory, directory.REFRESH_SECONDS)),
             asyncio.create_task(_repeat(self._beat, holds.BEAT_SECONDS)),
             asyncio.create_task(_repeat(self._renew_leases, limits.RENEW_SECONDS)),
+            asyncio.create_task(_repeat(self.keys.note_uses, authentication.NOTE_SECONDS)),
             asyncio.create_task(_repeat(self._watch_settlement, backlog.BEHIND_SECONDS / 2)),
         ]
 
@@ -80,6 +82,8 @@ class GatewayProcess:
         for loop in self._loops:
             loop.cancel()
         await self._leave()
+        with contextlib.suppress(*AWAY):
+            await self.keys.note_uses()
         await self.upstream.close()
         await self.limits.close()
         await self.pools.close()
