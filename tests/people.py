@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.test import Client
 
 from accounts import registration
-from accounts.models import Account, User
+from accounts.models import Account, Membership, User
 from tests import factories
 
 PASSWORD = "correct horse battery staple"
@@ -25,6 +25,12 @@ def signed_in(user: User) -> Client:
 
 def owner_of(account: Account) -> Client:
     return signed_in(account.users.get())
+
+
+def member_of(account: Account, role: str, *, password: str | None = None) -> User:
+    user = User.objects.create_user(f"{factories.unique(role)}@example.test", password)
+    Membership.objects.create(account=account, user=user, role=role)
+    return user
 
 
 def superuser() -> Client:

@@ -303,7 +303,7 @@ def test_the_state_of_a_key_is_what_the_gateway_would_say(
     account = factories.account()
     account.api_keys.update(**{name: now + away for name, away in fields.items()})
 
-    assert account.api_keys.with_state(now).values_list("state", flat=True).get() == state
+    assert account.api_keys.with_state(now).get().state == state
     assert account.api_keys.usable(now).exists() == (state in (State.ACTIVE, State.EXPIRING))
     assert account.api_keys.ended(now).exists() == (state in (State.EXPIRED, State.REVOKED))
     assert account.api_keys.standing(now).exists() != account.api_keys.ended(now).exists()
