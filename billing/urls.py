@@ -2,13 +2,18 @@
 
 from django.urls import path
 
-from billing import views
+from billing.views import overview, requests, statement, usage
 
 app_name = "billing"
 
 urlpatterns = [
-    path("", views.home, name="home"),
-    path("usage/", views.usage, name="usage"),
-    path("requests/", views.requests, name="requests"),
-    path("statement/", views.statement, name="statement"),
+    path("", overview.home, name="home"),
+    path("first-steps/", overview.steps, name="first_steps"),
+    path("usage/", usage.usage, name="usage"),
+    path("usage/export.csv", usage.usage_csv, name="usage_csv"),
+    path("requests/", requests.requests, name="requests"),
+    path("requests/export.csv", requests.requests_csv, name="requests_csv"),
+    path("requests/<uuid:call_id>/", requests.call, name="request"),
+    path("statement/", statement.statement, name="statement"),
+    path("statement/export.csv", statement.statement_csv, name="statement_csv"),
 ]

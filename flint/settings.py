@@ -93,6 +93,7 @@ INSTALLED_APPS = [
     "allauth.usersessions",
     "rest_framework",
     "csp",
+    "django_htmx",
     "pghistory",
     "pgtrigger",
     "django.contrib.admin",

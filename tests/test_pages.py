@@ -106,8 +106,8 @@ class TestCustomer:
     def test_sees_an_empty_wallet_before_the_first_credit(self) -> None:
         content = text(people.owner_of(people.customer("alice")[0]))
 
-        assert content.count("$0.00</span>") == 4
-        assert "Make the first one" in content
+        assert content.count("$0.00</span>") == 3  # In the head, available, and the balance.
+        assert "Nothing is left to spend, so calls are refused with 402." in content
 
     def test_sees_the_contract_price_instead_of_the_list_price(self) -> None:
         account, _ = people.customer("alice")

@@ -156,6 +156,11 @@ class Transfer(models.Model):
             models.CheckConstraint(condition=_sides_allowed(), name="transfer_sides_allowed"),
             models.UniqueConstraint(fields=["wallet", "wallet_seq"], name="transfer_wallet_seq_unique"),
         ]
+        indexes = [
+            # What statements read: the last transfer before a month, and the few that are not usage.
+            models.Index(fields=["wallet", "day", "wallet_seq"], name="transfer_of_day"),
+            models.Index(fields=["wallet", "day", "wallet_seq"], name="transfer_not_usage", condition=~Q(kind="usage")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.amount} ({self.cause})"

@@ -6,7 +6,7 @@ from django import template
 from django.utils.safestring import SafeString
 
 from accounts.models import Account
-from billing import statements
+from billing import funds
 from billing.templatetags.money import usd
 
 register = template.Library()
@@ -14,4 +14,4 @@ register = template.Library()
 
 @register.simple_tag
 def available(account: Account) -> SafeString:
-    return usd(statements.wallet_of(account).available)
+    return usd(funds.wallet_of(account).available)

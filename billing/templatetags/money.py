@@ -22,3 +22,17 @@ def per_million(rate: int) -> str:
     """Pico-USD per token as USD per million tokens with at least two decimals: `$0.028`, `$1.40`."""
     whole, _, decimals = money.usd_per_million(rate).partition(".")
     return f"${whole}.{decimals:0<2}"
+
+
+@register.filter
+def plain_usd(pico: int) -> str:
+    """The same text without markup, where none can be: in titles and in announcements."""
+    return money.display(pico)
+
+
+@register.filter
+def exact_usd(pico: int) -> str:
+    """The amount to the last pico-dollar, all twelve decimals: what stands below each other can be added up."""
+    sign = "-" if pico < 0 else ""
+    whole, decimals = divmod(abs(pico), money.PICO_PER_USD)
+    return f"{sign}{whole:,}.{decimals:012d}"

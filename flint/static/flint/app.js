@@ -53,3 +53,8 @@ function tellLocalTimes(root) {
 }
 tellLocalTimes(document);
 document.addEventListener("htmx:load", (event) => tellLocalTimes(event.target));
+
+// A part of a page that asks again and again rests while nobody sees it.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.hidden && event.target.matches("[data-poll]")) event.preventDefault();
+});

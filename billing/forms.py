@@ -1,0 +1,130 @@
+"""What the pages of usage and requests can be narrowed to. A filter is a GET form, so its address can be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from django import forms
+from django.db.models import F, Q
+
+from accounts.models import Account
+from apikeys.models import ApiKey
+from billing import periods
+from billing.models import LanguageModel, UsageHour
+from billing.periods import Period
+from billing.templatetags.figures import OUTCOMES
+
+OFFERED_KEYS = 500
+MOST_DAYS = 366
+FIRST_DAY = date(2020, 1, 1)
+LAST_DAYS = {"today": 1, "7d": 7, "30d": 30}
+PERIODS = [
+    ("today", "Today"),
+    ("7d", "7 days"),
+    ("30d", "30 days"),
+    ("month", "This month"),
+    ("custom", "From … to …"),
+]
+
+
+class _DateInput(forms.DateInput):
+    input_type = "date"
+
+
+class PeriodFilter(forms.Form):
+    """Which days, which key, which model. Days are those of UTC."""
+
+    defaults: Mapping[str, str] = {"period": "7d"}
+
+    period = forms.ChoiceField(label="Time", choices=PERIODS)
+    since = forms.DateField(label="From", required=False, widget=_DateInput)
+    until = forms.DateField(label="To", required=False, widget=_DateInput)
+    key = forms.TypedChoiceField(coerce=int, empty_value=None, required=False)
+    model = forms.TypedChoiceField(empty_value=None, required=False)
+
+    def __init__(self, query: Mapping[str, str], *, account: Account, now: datetime) -> None:
+        given = {name: value for name, value in query.items() if value}
+        super().__init__({**self.defaults, **given}, auto_id="filter_%s")
+        self.account = account
+        self.today = now.astimezone(UTC).date()
+        self.fields["key"].choices = [("", "All keys"), *_keys(account)]  # type: ignore[attr-defined]
+        self._models = _models(account, asked=given.get("model", ""))
+        names = [("", "All models"), *((name, name) for name in self._models)]
+        self.fields["model"].choices = names  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if cleaned.get("period") == "custom" and not self.errors:
+            since, until = cleaned.get("since"), cleaned.get("until") or self.today
+            if since is None:
+                self.add_error("since", "Say from which day.")
+            elif not FIRST_DAY <= since <= self.today:
+                self.add_error("since", f"This is a day from {FIRST_DAY} to today, {self.today}.")
+            elif until < since:
+                self.add_error("until", "This is before the first day.")
+            elif (min(until, self.today) - since).days >= MOST_DAYS:
+                self.add_error("since", f"At most {MOST_DAYS} days can be looked at together.")
+        return cleaned
+
+    def chosen_period(self) -> Period:
+        chosen = self.cleaned_data["period"]
+        if chosen == "custom":
+            until = self.cleaned_data["until"] or self.today
+            return periods.of_days(self.cleaned_data["since"], min(until, self.today))
+        if chosen == "month":
+            return periods.of_days(self.today.replace(day=1), self.today)
+        return periods.last_days(LAST_DAYS[chosen], now=periods.start_of(self.today))
+
+    @property
+    def model_id(self) -> int | None:
+        name = self.cleaned_data["model"]
+        return self._models[name] if name else None
+
+
+class UsageFilter(PeriodFilter):
+    defaults = {"period": "7d", "group": "model"}
+
+    group = forms.ChoiceField(label="Split by", choices=[("model", "Model"), ("key", "Key"), ("none", "Nothing")])
+
+
+class CallFilter(PeriodFilter):
+    """`before` and `after` are the ids between which the page lies."""
+
+    defaults = {"period": "any"}
+
+    outcome = forms.TypedChoiceField(
+        choices=[("", "All outcomes"), *OUTCOMES.items()],
+        empty_value=None,
+        required=False,
+    )
+    before = forms.UUIDField(required=False, widget=forms.HiddenInput)
+    after = forms.UUIDField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, query: Mapping[str, str], *, account: Account, now: datetime) -> None:
+        super().__init__(query, account=account, now=now)
+        self.fields["period"].choices = [("any", "Any time"), *PERIODS]  # type: ignore[attr-defined]
+
+    @property
+    def any_time(self) -> bool:
+        return bool(self.cleaned_data["period"] == "any")
+
+
+def _keys(account: Account) -> list[tuple[int, str]]:
+    keys = ApiKey.objects.of_account(account).order_by(F("revoked_at").desc(nulls_first=True), "-id")
+    return [
+        (key.pk, f"{key.name} ({key.display}{', revoked' if key.revoked_at else ''})") for key in keys[:OFFERED_KEYS]
+    ]
+
+
+def _models(account: Account, *, asked: str) -> dict[str, int]:
+    """Public id -> id of what is or was for sale to the account. One no longer listed is known to who has used it."""
+    sold = Q(price_versions__account=None) | Q(price_versions__account=account)
+    known = LanguageModel.objects.filter(sold, listed=True, price_versions__isnull=False).distinct()
+    models = dict(known.order_by("public_id").values_list("public_id", "pk"))
+    if asked and asked not in models and "\0" not in asked:
+        unlisted = LanguageModel.objects.filter(public_id=asked, listed=False).first()
+        if unlisted is not None and UsageHour.objects.filter(account=account, model=unlisted).exists():
+            models[unlisted.public_id] = unlisted.pk
+    return models
