@@ -99,12 +99,15 @@ def ask(client: Client, address: Address, **arguments: Any) -> HttpResponseBase:
 
 def belongings(account: Account) -> dict[str, Any]:
     """Something of the account for everything that an address can name."""
-    return {"key_id": account.api_keys.first().pk, "call_id": factories.recorded(account, 1).id}
+    key = account.api_keys.get()
+    return {"key_id": key.pk, "call_id": factories.recorded(account, 1).id}
 
 
 def member(account: Account, role: str) -> Client:
+    """Who made the account's key, so that it is the member's own."""
     user = factories.user()
     Membership.objects.create(account=account, user=user, role=role)
+    account.api_keys.update(created_by=user)
     return people.signed_in(user)
 
 
