@@ -151,7 +151,7 @@ if PRODUCTION:
     }
 else:
     WHITENOISE_USE_FINDERS = True  # A laptop serves the files where they lie, without a collect step.
-    WHITENOISE_AUTOREFRESH = False
+    WHITENOISE_AUTOREFRESH = True  # Also those that change while it runs.
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
