@@ -10,7 +10,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.db.models import QuerySet
-from django.forms import Field
+from django.forms import Field, ModelForm
 from django.http import HttpRequest
 
 from accounts import registration
@@ -52,6 +52,12 @@ class UserAdmin(DjangoUserAdmin):
         # Who may change users must not be able to make a superuser, or a user of more rights than their own.
         ranks = [] if request.user.is_superuser else ["is_staff", "is_superuser", "groups", "user_permissions"]
         return ["last_login", "date_joined", *ranks]
+
+    def save_model(self, request: HttpRequest, obj: User, form: ModelForm[User], change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change and "email" in form.changed_data:
+            # The old one must not sign in any longer; the new one is confirmed by a code at the next sign-in.
+            obj.emailaddress_set.all().delete()
 
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         # Their name stays on what they did; take away `active` instead.

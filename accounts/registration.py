@@ -38,14 +38,25 @@ class AccountNotFound(Exception):
 
 
 def create_account(*, email: str, password: str | None = None, name: str = "", tier: str = STANDARD_TIER) -> Account:
-    """Create a user with an account of its own. Without a password the user cannot sign in until one is set.
+    """Create a user with an account of its own, whose address the operator vouches for.
 
-    Raises InvalidEmail, InvalidName, EmailTaken, UnknownTier.
+    Without a password the user cannot sign in until one is set. Raises InvalidEmail, InvalidName, EmailTaken,
+    UnknownTier.
     """
     try:
         User._meta.get_field("email").clean(email, None)
     except ValidationError as fault:
         raise InvalidEmail(f"{email!r} is not an e-mail address that can be used.") from fault
+    user = User(email=User.objects.normalize_email(email))
+    user.set_password(password)
+    with transaction.atomic():
+        account = open_account(user=user, name=name, tier=tier)
+        User.objects.vouch_for_email(user)
+    return account
+
+
+def open_account(*, user: User, name: str = "", tier: str = STANDARD_TIER) -> Account:
+    """Save a new user together with the account that it owns. Raises InvalidName, EmailTaken, UnknownTier."""
     if len(name) > NAME_LENGTH:
         raise InvalidName(f"The name of an account has at most {NAME_LENGTH} characters.")
     tier_row = Tier.objects.filter(name__iexact=tier).first()
@@ -54,14 +65,20 @@ def create_account(*, email: str, password: str | None = None, name: str = "", t
         raise UnknownTier(f"There is no tier {tier!r}. Known tiers: {known}.")
     try:
         with transaction.atomic():
-            user = User.objects.create_user(email, password)
-            account = Account.objects.create(name=name or email[:NAME_LENGTH], tier=tier_row)
+            user.save()
+            account = Account.objects.create(name=name or user.email[:NAME_LENGTH], tier=tier_row)
             Membership.objects.create(account=account, user=user, role=Membership.Role.OWNER)
     except IntegrityError as fault:
         if "user_email_unique" in str(fault):
-            raise EmailTaken(f"There is already a user {email}.") from fault
+            raise EmailTaken(f"There is already a user {user.email}.") from fault
         raise
     return account
+
+
+def own_account(*, user: User) -> Account | None:
+    """The account that was opened together with this user."""
+    owned = Account.objects.filter(memberships__user=user, memberships__role=Membership.Role.OWNER)
+    return owned.order_by("id").first()
 
 
 def disable(*, chosen: QuerySet[Account], now: datetime) -> list[Account]:

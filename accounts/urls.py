@@ -8,6 +8,7 @@ app_name = "accounts"
 
 urlpatterns = [
     path("settings/", views.settings, name="settings"),
+    path("settings/theme/", views.theme, name="theme"),
     path("team/", views.team, name="team"),
     path("activity/", views.activity, name="activity"),
 ]

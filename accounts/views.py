@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+from allauth.mfa.utils import is_mfa_enabled
+from allauth.socialaccount.adapter import get_adapter as get_social_adapter
+from django.conf import settings as django_settings
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_safe
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
 
+YEAR_SECONDS = 365 * 24 * 3600
+
 
 @require_safe
 @login_required
+@never_cache
 def settings(request: HttpRequest) -> HttpResponse:
-    return render(request, "accounts/settings.html")
+    facts = {
+        "factors": is_mfa_enabled(request.user),
+        "providers": bool(get_social_adapter().list_apps(request)),
+        "memberships": Membership.objects.filter(user_id=request.user.pk).select_related("account").order_by("id"),
+    }
+    return render(request, "accounts/settings.html", facts)
+
+
+@require_POST
+@login_required
+def theme(request: HttpRequest) -> HttpResponse:
+    """Remember how pages look in this browser; what is neither light nor dark leaves it to the browser."""
+    response = redirect("accounts:settings")
+    chosen = request.POST.get("theme", "")
+    if chosen in ("light", "dark"):
+        secure = django_settings.SESSION_COOKIE_SECURE
+        response.set_cookie("theme", chosen, max_age=YEAR_SECONDS, secure=secure, httponly=True, samesite="Lax")
+    else:
+        response.delete_cookie("theme", samesite="Lax")
+    return response
 
 
 @require_safe

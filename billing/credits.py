@@ -1,4 +1,4 @@
-"""Credit that an operator gives: for an error of ours, as goodwill, to start with."""
+"""Credit that nobody paid for: from an operator, for an error of ours or as goodwill, and to start with."""
 
 from __future__ import annotations
 
@@ -41,4 +41,23 @@ def grant(
         lot=CreditLot.Kind.PROMOTIONAL,
         reason=reason,
         by=by,
+    )
+
+
+def welcome(*, account: Account, amount: int, now: datetime) -> Transfer | None:
+    """Give an account what it starts with, once for ever; nothing where `amount` (pico-USD) is zero."""
+    if amount == 0:
+        return None
+    cause = f"welcome:{account.pk}"
+    given = Transfer.objects.filter(cause=cause).first()
+    # The amount may have been another one in those days, which the ledger would take for a mistake.
+    return given or ledger.credit(
+        account=account,
+        amount=amount,
+        kind=TransferKind.PROMOTION,
+        source=LedgerAccount.PROMOTIONS,
+        cause=cause,
+        now=now,
+        lot=CreditLot.Kind.PROMOTIONAL,
+        reason="Welcome credit",
     )

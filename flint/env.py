@@ -6,7 +6,9 @@ A fault does not raise at once: it is noted, a harmless stand-in is returned, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,6 +75,41 @@ class Environment:
             # The value may hold a password, so it is not repeated.
             self.fault(f"{name} is not a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}.")
         return value
+
+    def dollars(self, name: str, default: str, *, maximum: int) -> int:
+        """An amount in USD, given in dollars and cents, as pico-USD."""
+        value = self.text(name, default)
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,2})?", value) or Decimal(value) > maximum:
+            self.fault(f"{name} is {value!r}, but must be dollars from 0 to {maximum}, such as 5 or 2.50.")
+            return 0
+        return int(Decimal(value) * 10**12)
+
+    def social_providers(self) -> tuple[dict[str, Any], list[str], list[str]]:
+        """allauth's SOCIALACCOUNT_PROVIDERS, its apps, and the origins of the providers that are configured."""
+        providers: dict[str, Any] = {}
+        origins: list[str] = []
+        if app := self._social_app("SOCIAL_GOOGLE"):
+            providers["google"] = {"APPS": [app], "SCOPE": ["email"], "OAUTH_PKCE_ENABLED": True}
+            origins.append("https://accounts.google.com")
+        if app := self._social_app("SOCIAL_GITHUB"):
+            providers["github"] = {"APPS": [app], "SCOPE": ["user:email"]}
+            origins.append("https://github.com")
+        if app := self._social_app("SOCIAL_OIDC"):
+            server = self.url("SOCIAL_OIDC_SERVER_URL", ["https", "http"], hint="The issuer of SOCIAL_OIDC_CLIENT_ID.")
+            parts = urlsplit(server)
+            if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost"):
+                self.fault("SOCIAL_OIDC_SERVER_URL is http://, but who signs in there must be asked over https.")
+            name = self.text("SOCIAL_OIDC_NAME", "Single sign-on")
+            apps = [{**app, "provider_id": "oidc", "name": name, "settings": {"server_url": server}}]
+            providers["openid_connect"] = {"APPS": apps, "OAUTH_PKCE_ENABLED": True, "SCOPE": ["openid", "email"]}
+            origins.append(self.text("SOCIAL_OIDC_ORIGIN", f"{parts.scheme}://{parts.netloc}"))
+        return providers, [f"allauth.socialaccount.providers.{name}" for name in providers], origins
+
+    def _social_app(self, prefix: str) -> dict[str, str] | None:
+        client_id, secret = self.text(f"{prefix}_CLIENT_ID", ""), self.text(f"{prefix}_SECRET", "")
+        if bool(client_id) != bool(secret):
+            self.fault(f"{prefix}_CLIENT_ID and {prefix}_SECRET belong together, and one of them is missing.")
+        return {"client_id": client_id, "secret": secret} if client_id and secret else None
 
     def names(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list."""

@@ -118,6 +118,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "flint.sessions.follow",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
@@ -171,7 +172,14 @@ else:  # Commands and Celery's workers: one process, one connection.
     _database["CONN_MAX_AGE"] = 60
 DATABASES = {"default": _database}
 
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "django_cache"}}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "django_cache",
+        # It holds the limits of sign-in. With Django's 300 a flood of addresses would push out those in force.
+        "OPTIONS": {"MAX_ENTRIES": 20_000},
+    }
+}
 
 # --- Redis and Celery ----------------------------------------------------------------------------------------
 
@@ -206,14 +214,78 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
-ACCOUNT_ADAPTER = "accounts.adapter.AccountAdapter"
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/"
+SESSION_COOKIE_AGE = 14 * 24 * 3600  # Without a new sign-in: flint/sessions.py ends what is older, used or not.
+STAFF_SESSION_SECONDS = 8 * 3600
+STAFF_NEED_SECOND_FACTOR = PRODUCTION  # Before the admin (flint/staff.py).
+
+ACCOUNT_ADAPTER = "flint.adapters.AccountAdapter"
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
-ACCOUNT_EMAIL_VERIFICATION = "none"
-LOGIN_URL = "account_login"
-LOGIN_REDIRECT_URL = "/"
+# A code and not a link: scanners of mail open links, and a code is typed where the person signed up.
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_EMAIL_VERIFICATION_SUPPORTS_RESEND = True
+ACCOUNT_CHANGE_EMAIL = True  # One address each; a new one replaces the old once it is confirmed.
+# A forgotten password is reset by a link: it cannot be guessed, works in any browser, and once.
+PASSWORD_RESET_TIMEOUT = 3600
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_RATE_LIMITS = {"signup": "5/m/ip,20/h/ip"}  # And allauth's own for everything else.
+ACCOUNT_SESSION_REMEMBER = None  # The person is asked; without it the session ends with the browser.
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = "[Flint] "
+ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = True
 ACCOUNT_LOGOUT_REDIRECT_URL = "/"
+
+MFA_ADAPTER = "flint.adapters.MFAAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True  # On http only for `localhost`, which browsers take for secure.
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+MFA_TOTP_ISSUER = "Flint"
+# No tolerance: allauth remembers a used code for one period only, so a wider window would let it be used twice.
+MFA_TOTP_TOLERANCE = 0
+USERSESSIONS_TRACK_ACTIVITY = True
+
+SOCIALACCOUNT_ADAPTER = "flint.adapters.SocialAccountAdapter"
+SOCIALACCOUNT_LOGIN_ON_GET = False
+# A provider never opens an account that exists with the same address: whoever runs or deceives it would own the
+# account. The person signs in as before and connects the provider in the settings.
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS, _provider_apps, _provider_origins = env.social_providers()
+INSTALLED_APPS += _provider_apps
+
+WELCOME_CREDIT = env.dollars("WELCOME_CREDIT_USD", "0" if PRODUCTION else "5", maximum=1000)
+
+# --- Mail ----------------------------------------------------------------------------------------------------
+
+if PRODUCTION or env.has("EMAIL_HOST"):
+    EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    EMAIL_HOST = env.text("EMAIL_HOST", hint="The mail server.")
+    EMAIL_PORT = env.integer("EMAIL_PORT", 587, minimum=1, maximum=65535)
+    EMAIL_HOST_USER = env.text("EMAIL_HOST_USER", "")
+    EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD", "")
+    EMAIL_USE_SSL = env.boolean("EMAIL_USE_SSL", False)
+    EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", not EMAIL_USE_SSL)
+    if EMAIL_USE_SSL and EMAIL_USE_TLS:
+        env.fault("EMAIL_USE_SSL and EMAIL_USE_TLS are both on. Port 465 speaks SSL, port 587 TLS.")
+    if EMAIL_HOST_USER and not (EMAIL_USE_SSL or EMAIL_USE_TLS):
+        env.fault("EMAIL_HOST_USER needs EMAIL_USE_TLS or EMAIL_USE_SSL: anybody could read its password.")
+    EMAIL_TIMEOUT = env.integer("EMAIL_TIMEOUT", 10, minimum=1, maximum=60)
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"  # /sandbox/mailbox/ shows them.
+    EMAIL_FILE_PATH = DATA_FOLDER / "mail"
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.text(
+    "DEFAULT_FROM_EMAIL", None if PRODUCTION else "Flint <flint@example.test>", hint="Whom our mails come from."
+)
+if PRODUCTION and DEFAULT_FROM_EMAIL and "@" not in DEFAULT_FROM_EMAIL:
+    env.fault(f"DEFAULT_FROM_EMAIL is {DEFAULT_FROM_EMAIL!r}, which holds no e-mail address.")
+if env.has("EMAIL_BACKEND"):
+    env.fault("EMAIL_BACKEND cannot be chosen: mails go to EMAIL_HOST, in the sandbox to files. Unset it.")
 
 # --- Browser security ----------------------------------------------------------------------------------------
 
@@ -225,7 +297,7 @@ CONTENT_SECURITY_POLICY = {
         "img-src": [SELF, "data:"],
         "connect-src": [SELF],
         "font-src": [SELF],
-        "form-action": [SELF],
+        "form-action": [SELF, *_provider_origins],  # Chromium also asks it where a sent form redirects to.
         "base-uri": [NONE],
         "frame-ancestors": [NONE],
     }

@@ -1,15 +1,17 @@
 """Which app answers which prefix. /v1 never comes here: flint/asgi.py gives it to the gateway."""
 
-from allauth.account.decorators import secure_admin_login
 from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
+
+from flint import staff
 
 admin.site.site_header = "Flint"
 admin.site.site_title = "Flint"
 admin.site.index_title = "Operations"
 # Staff sign in where everybody does, behind the same rate limits.
-admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]  # As allauth documents it.
+admin.site.has_permission = staff.may_enter  # type: ignore[method-assign]
+admin.site.login = staff.sign_in  # type: ignore[method-assign,assignment]
 
 handler500 = "flint.faults.server_error"
 

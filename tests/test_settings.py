@@ -20,6 +20,8 @@ PRODUCTION = {
     "FLINT_CREDENTIAL_KEYS": Fernet.generate_key().decode(),
     "SITE_URL": "https://api.example.com",
     "SUPPORT_EMAIL": "help@example.com",
+    "EMAIL_HOST": "mail.internal",
+    "DEFAULT_FROM_EMAIL": "Flint <flint@example.com>",
     "DATABASE_URL": "postgresql://flint:hunter2@db.internal:5432/flint?sslmode=require",
     "REDIS_URL": "redis://cache.internal/0",
     "CELERY_BROKER_URL": "redis://broker.internal/0",

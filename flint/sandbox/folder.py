@@ -26,6 +26,7 @@ CONTENTS = (
     "demo-backend",
     "celerybeat-schedule*",
     "logs",
+    "mail",
     "*.unfinished",
     "lock",
 )

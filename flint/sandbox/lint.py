@@ -14,6 +14,8 @@ SETTINGS = {
     "SITE_URL": "https://flint.example.test",
     "ALLOWED_HOSTS": "flint.example.test",
     "SUPPORT_EMAIL": "support@example.test",
+    "EMAIL_HOST": "mail.example.test",
+    "DEFAULT_FROM_EMAIL": "flint@example.test",
     "DATABASE_URL": "postgresql://nobody:nothing@127.0.0.1:1/none",
     "REDIS_URL": "redis://127.0.0.1:1/0",
     "CELERY_BROKER_URL": "redis://127.0.0.1:1/1",

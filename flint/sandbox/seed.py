@@ -38,6 +38,7 @@ CREDIT = 10 * money.PICO_PER_USD
 def prepare(*, backend_url: str, now: datetime, tell: Callable[[str], None]) -> None:
     """Bring the database and sandbox.json to where a sandbox starts, telling each step."""
     path = settings.DATA_FOLDER / "sandbox.json"
+    (settings.DATA_FOLDER / "mail").mkdir(mode=0o700, exist_ok=True)
     kept = _kept(path)
     tell(f"tables: {_migrate()}")
     partitions.ensure(now=now)
@@ -104,6 +105,7 @@ def _people(kept: Mapping[str, str]) -> tuple[Account, dict[str, str]]:
         if not matches:
             user.set_password(password)
         user.save()
+        User.objects.vouch_for_email(user)
     return registration.account_of(email=CUSTOMER), passwords
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from django import template
 from django.conf import settings
+from django.forms import Form
+from django.http.request import split_domain_port
 from django.template import Context
 from django.urls import reverse
 
@@ -43,3 +45,35 @@ def nav_item(context: Context, view: str, text: str) -> dict[str, Any]:
     """An entry of the navigation; the pages below its address belong to it."""
     url, path = reverse(view), context["request"].path
     return {"url": url, "text": text, "here": path == url or (url != "/" and path.startswith(url))}
+
+
+@register.simple_tag
+def welcome_credit() -> int:
+    """What a new account gets, in pico-USD."""
+    return int(settings.WELCOME_CREDIT)
+
+
+@register.simple_tag(takes_context=True)
+def host_for_passkeys(context: Context) -> str:
+    """Empty where passkeys work; else the address where they would: browsers bind them to names, never to numbers."""
+    host, port = split_domain_port(context["request"].get_host())
+    is_number = host.startswith("[") or host.replace(".", "").isdigit()
+    return f"http://localhost:{port}" if is_number else ""
+
+
+@register.filter
+def browser(user_agent: str) -> str:
+    """As much of it as a person recognises: «Firefox on Linux»."""
+    names = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Safari": "Safari"}
+    systems = ["Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux"]
+    name = next((shown for word, shown in names.items() if word in user_agent), "")
+    system = next((word for word in systems if word in user_agent), "")
+    return " on ".join(filter(None, (name, system))) or user_agent[:40] or "unknown"
+
+
+@register.filter
+def plain(form: Form) -> Form:
+    """The form without allauth's placeholders, which repeat the labels."""
+    for field in form.fields.values():
+        field.widget.attrs.pop("placeholder", None)
+    return form

@@ -1,0 +1,111 @@
+"""allauth's hooks for this site: where sign-up meets accounts, billing and the mail server.
+
+Here and not in `accounts`, because a confirmed address may earn credit, and accounts know nothing of money.
+"""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+from datetime import UTC, datetime
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.internal.flows.signup import prevent_enumeration
+from allauth.account.models import EmailAddress
+from allauth.core import context
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.hashers import make_password
+from django.db import transaction
+from django.forms import BaseForm
+from django.http import HttpRequest
+from django.urls import reverse
+
+from accounts import registration
+from accounts.models import User
+from billing import credits
+from gateway import credentials
+
+log = logging.getLogger(__name__)
+
+
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is not typed.
+    def save_user(self, request: HttpRequest, user: User, form: BaseForm, commit: bool = True) -> User:
+        user = super().save_user(request, user, form, commit=False)
+        _open_account(request, user)
+        return user
+
+    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
+        if EmailAddress.objects.filter(user_id=email_address.user_id, verified=True).exists():
+            return bool(super().confirm_email(request, email_address))
+        with transaction.atomic():
+            confirmed = bool(super().confirm_email(request, email_address))
+            if confirmed:
+                _welcome(email_address.user)
+        return confirmed
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        try:
+            super().send_mail(template_prefix, email, context)
+        except (smtplib.SMTPException, OSError) as fault:
+            # What the mail is about has happened, and every page that waits for a mail offers to send it again.
+            log.error("mail: %s could not be sent: %r", template_prefix, fault)
+            messages.error(
+                self.request,
+                "Our mail server did not take a mail to you. If you wait for one, ask for it again in a minute.",
+            )
+
+    def send_account_already_exists_mail(self, email: str) -> None:
+        make_password("as slow as making a user, so that time does not tell which addresses are taken")
+        super().send_account_already_exists_mail(email)
+
+    def get_password_change_redirect_url(self, request: HttpRequest) -> str:
+        return reverse("accounts:settings")
+
+    def get_email_verification_redirect_url(self, email_address: EmailAddress) -> str:
+        return reverse("accounts:settings" if self.request.user.is_authenticated else "account_login")
+
+
+class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    def save_user(self, request: HttpRequest, sociallogin: Any, form: BaseForm | None = None) -> User:
+        with transaction.atomic():
+            if form is None:  # With a form the other adapter opens the account.
+                sociallogin.user.set_unusable_password()
+                _open_account(request, sociallogin.user)
+            user: User = super().save_user(request, sociallogin, form)
+            if EmailAddress.objects.filter(user=user, verified=True).exists():
+                _welcome(user)
+        return user
+
+
+class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
+    def encrypt(self, text: str) -> str:
+        return credentials.encrypt(text).decode()
+
+    def decrypt(self, encrypted_text: str) -> str:
+        return credentials.decrypt(encrypted_text.encode())
+
+    def generate_authenticator_name(self, user: User, type: Authenticator.Type) -> str:
+        return f"Passkey {Authenticator.objects.filter(user=user, type=type).count() + 1}"
+
+    def get_public_key_credential_rp_entity(self) -> dict[str, str]:
+        return {"id": context.request.get_host().partition(":")[0], "name": "Flint"}
+
+
+def _open_account(request: HttpRequest, user: User) -> None:
+    try:
+        registration.open_account(user=user)
+    except registration.EmailTaken:
+        # Another request was quicker. The answer is the one for every taken address, which does not say so.
+        raise ImmediateHttpResponse(prevent_enumeration(request, email=user.email)) from None
+
+
+def _welcome(user: User) -> None:
+    account = registration.own_account(user=user)
+    if account is not None:
+        credits.welcome(account=account, amount=settings.WELCOME_CREDIT, now=datetime.now(UTC))
