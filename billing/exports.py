@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import date, datetime
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+from django.db import connection
 
 from billing import call_log, money, periods, spending
 from billing.call_log import Search
@@ -38,7 +38,8 @@ def _next(batches: Iterator[Iterable[Row]]) -> Iterable[Row] | None:
     try:
         return next(batches, None)
     finally:
-        close_old_connections()  # A slow reader does not keep a connection of the pool.
+        if not connection.in_atomic_block:  # As in tests.
+            connection.close_if_unusable_or_obsolete()  # A slow reader does not keep a connection of the pool.
 
 
 def _text(rows: Iterable[Row]) -> str:
