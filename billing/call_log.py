@@ -49,7 +49,8 @@ class Page:
 
 def recent(account: Account, *, limit: int) -> list[UsageRecord]:
     """The newest calls, with their model and key."""
-    return _named(_older_than(Search(account), NEWEST, limit))
+    records = UsageRecord.objects.filter(account=account).select_related("model", "api_key")
+    return list(records.order_by("-id")[:limit])
 
 
 def page(search: Search, *, before: UUID | None = None, after: UUID | None = None) -> Page:

@@ -19,8 +19,11 @@ DAY = timedelta(days=1)
 
 
 def wallet_of(account: Account) -> Wallet:
-    """The wallet of the account; an empty one, unsaved, before the first credit."""
-    return Wallet.objects.filter(account=account).first() or Wallet(account=account)
+    """The wallet of the account, read once for each `account`; an empty one, unsaved, before the first credit."""
+    try:
+        return account.wallet
+    except Wallet.DoesNotExist:
+        return Wallet(account=account)
 
 
 def promotional(account: Account, *, now: datetime) -> list[CreditLot]:

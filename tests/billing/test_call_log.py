@@ -133,7 +133,8 @@ class TestPage:
         [
             "before=x", "after=%00", "key=999999999999999999999999", "key=-1", "key=%00", "key=1%27", "model=nothing",
             "model=%00", "outcome=x", "outcome=%00", "period=x", "period=custom", "period=custom&since=x",
-            "period=custom&since=0001-01-01", "period=custom&since=9999-12-31", "period=custom&since=2026-01-01&until=x",
+            "period=custom&since=0001-01-01", "period=custom&since=9999-12-31",
+            "period=custom&since=2026-01-01&until=x",
             "period=custom&since=2020-01-01&until=9999-12-31", "period=custom&since=2026-11-02&until=2026-11-01",
             "period=custom&since=%00", "key=%F0%9F%92%A5", "key=%ff",
         ],
