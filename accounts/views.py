@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from allauth.mfa.utils import is_mfa_enabled
 from allauth.socialaccount.adapter import get_adapter as get_social_adapter
 from django.conf import settings as django_settings
@@ -12,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.access import Permission, requires
-from accounts.models import Membership
+from accounts.models import Membership, User
 
 YEAR_SECONDS = 365 * 24 * 3600
 
@@ -24,7 +26,9 @@ def settings(request: HttpRequest) -> HttpResponse:
     facts = {
         "factors": is_mfa_enabled(request.user),
         "providers": bool(get_social_adapter().list_apps(request)),
-        "memberships": Membership.objects.filter(user_id=request.user.pk).select_related("account").order_by("id"),
+        "memberships": Membership.objects.filter(user=cast(User, request.user))
+        .select_related("account")
+        .order_by("id"),
     }
     return render(request, "accounts/settings.html", facts)
 
