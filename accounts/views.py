@@ -23,12 +23,11 @@ YEAR_SECONDS = 365 * 24 * 3600
 @login_required
 @never_cache
 def settings(request: HttpRequest) -> HttpResponse:
+    user = cast(User, request.user)
     facts = {
         "factors": is_mfa_enabled(request.user),
         "providers": bool(get_social_adapter().list_apps(request)),
-        "memberships": Membership.objects.filter(user=cast(User, request.user))
-        .select_related("account")
-        .order_by("id"),
+        "memberships": user.memberships.select_related("account").order_by("id"),
     }
     return render(request, "accounts/settings.html", facts)
 
