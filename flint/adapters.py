@@ -29,6 +29,7 @@ from django.urls import reverse
 from accounts import registration
 from accounts.models import User
 from billing import credits
+from flint import sessions
 from gateway import credentials
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,12 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
     def send_account_already_exists_mail(self, email: str) -> None:
         make_password("as slow as making a user, so that time does not tell which addresses are taken")
         super().send_account_already_exists_mail(email)
+
+    def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
+        # Who has just signed up or in shall not be asked for the same password again on the way to the first key.
+        return not sessions.signed_in_lately(self.request) and bool(
+            super().is_reauthentication_required(app=app, **kwargs)
+        )
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("accounts:settings")

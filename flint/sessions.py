@@ -43,12 +43,20 @@ def _look_at(request: HttpRequest, user: User, now: datetime) -> None:
         row = UserSession(user=user, session_key=request.session.session_key, **_client(request))
         UserSession.objects.bulk_create([row], ignore_conflicts=True)
         return
+    request.signed_in_at = session.created_at  # type: ignore[attr-defined]
     longest = settings.STAFF_SESSION_SECONDS if user.is_staff else settings.SESSION_COOKIE_AGE
     if now - session.created_at > timedelta(seconds=longest):
         session.delete()
         logout(request)
     elif now - session.last_seen_at > SEEN_EVERY:
         UserSession.objects.filter(pk=session.pk).update(last_seen_at=now, **_client(request))
+
+
+def signed_in_lately(request: HttpRequest) -> bool:
+    """Whether the person proved who they are by signing in to this very session, as lately as a proof is good for."""
+    signed_in_at: datetime | None = getattr(request, "signed_in_at", None)
+    good_for = timedelta(seconds=settings.ACCOUNT_REAUTHENTICATION_TIMEOUT)
+    return signed_in_at is not None and datetime.now(UTC) - signed_in_at < good_for
 
 
 def _client(request: HttpRequest) -> dict[str, str]:
