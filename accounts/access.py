@@ -61,19 +61,33 @@ def insist(membership: Membership, permission: Permission) -> None:
         raise PermissionDenied(f"Your role in {membership.account}, {membership.role}, may not {permission}.")
 
 
-def current(request: HttpRequest) -> Membership | None:
-    """The membership for which the person acts: the account chosen in this session, else the oldest; one query."""
+def memberships(request: HttpRequest) -> list[Membership]:
+    """All that the person belongs to, the oldest first; one query for each request."""
     if not request.user.is_authenticated:
+        return []
+    if not hasattr(request, "flint_memberships"):
+        found = list(request.user.memberships.select_related("account__tier").order_by("id"))
+        for membership in found:
+            membership.user = request.user
+        request.flint_memberships = found  # type: ignore[attr-defined]
+    return request.flint_memberships  # type: ignore[attr-defined,no-any-return]
+
+
+def current(request: HttpRequest) -> Membership | None:
+    """The membership for which the person acts: of the account chosen in this session, else the oldest."""
+    belongs_to = memberships(request)
+    if not belongs_to:
         return None
-    if not hasattr(request, "flint_membership"):
-        chosen = request.session.get(SESSION_KEY)
-        all_of_them = request.user.memberships.select_related("account__tier").order_by("id")
-        memberships = list(all_of_them)
-        found = next((one for one in memberships if one.account_id == chosen), memberships[0] if memberships else None)
-        if found is not None:
-            found.user = request.user
-        request.flint_membership = found  # type: ignore[attr-defined]
-    return request.flint_membership  # type: ignore[attr-defined,no-any-return]
+    chosen = request.session.get(SESSION_KEY)
+    return next((one for one in belongs_to if one.account_id == chosen), belongs_to[0])
+
+
+def choose(request: HttpRequest, account_id: int) -> Membership | None:
+    """Act for this account from now on, in this session; None, and no change, for one to which they do not belong."""
+    found = next((one for one in memberships(request) if one.account_id == account_id), None)
+    if found is not None:
+        request.session[SESSION_KEY] = account_id
+    return found
 
 
 def requires(

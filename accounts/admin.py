@@ -14,7 +14,7 @@ from django.forms import Field, ModelForm
 from django.http import HttpRequest
 
 from accounts import registration
-from accounts.models import Account, Membership, Tier, User
+from accounts.models import Account, AuditEvent, Membership, Tier, User
 
 
 class NewUserForm(AdminUserCreationForm):
@@ -120,12 +120,40 @@ class AccountAdmin(admin.ModelAdmin):
 
     @admin.action(description="Disable: refuse their calls with 403", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
-        self._tell(request, registration.disable(chosen=queryset, now=datetime.now(UTC)), "Disabled")
+        self._tell(
+            request, registration.disable(chosen=queryset, now=datetime.now(UTC), by=_staff(request)), "Disabled"
+        )
 
     @admin.action(description="Enable again", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Account]) -> None:
-        self._tell(request, registration.enable(chosen=queryset), "Enabled")
+        self._tell(request, registration.enable(chosen=queryset, by=_staff(request)), "Enabled")
 
     def _tell(self, request: HttpRequest, chosen: list[Account], word: str) -> None:
-        LogEntry.objects.log_actions(cast(User, request.user).pk, chosen, CHANGE, f"{word}.")
+        LogEntry.objects.log_actions(_staff(request).pk, chosen, CHANGE, f"{word}.")
         messages.success(request, f"{word}: {len(chosen)}.")
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(admin.ModelAdmin):
+    """The database refuses every change, so there is nothing to do here but to look."""
+
+    list_display = ["created_at", "actor", "action", "object", "account", "ip"]
+    list_select_related = ["actor", "account"]
+    list_filter = [("actor", admin.EmptyFieldListFilter)]
+    search_fields = ["action", "object", "actor__email", "account__name", "ip"]
+    search_help_text = "Action, what it was done to, who did it, name of the account, or address."
+    ordering = ["-id"]
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AuditEvent | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: AuditEvent | None = None) -> bool:
+        return False
+
+
+def _staff(request: HttpRequest) -> User:
+    return cast(User, request.user)

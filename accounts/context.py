@@ -22,8 +22,9 @@ class Permissions:
 
 
 def membership(request: HttpRequest) -> dict[str, Any]:
-    """`membership` (falsy for strangers) and `may`; asked of the database when a template looks."""
+    """`membership` (falsy for strangers), `memberships` and `may`; asked of the database when a template looks."""
     return {
+        "memberships": SimpleLazyObject(lambda: access.memberships(request)),
         "membership": SimpleLazyObject(lambda: access.current(request)),
         "may": Permissions(request),
     }

@@ -1,8 +1,8 @@
 """Who the customer is.
 
 A **User** is a person who signs in by e-mail. An **Account** is the tenant: it owns keys and money. A
-**Membership** says which role a user has in an account. A **Tier** is a set of rate limits that accounts share. An
-**AuditEvent** says what somebody did.
+**Membership** says which role a user has in an account, an **Invitation** which role somebody is offered. A **Tier** is
+a set of rate limits that accounts share. An **AuditEvent** says what somebody did.
 """
 
 from __future__ import annotations
@@ -114,6 +114,28 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} ({self.role} of {self.account})"
+
+
+class Invitation(models.Model):
+    """Somebody may join with this role until then. Its row is gone once it is accepted or withdrawn."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="invitations")
+    email = models.EmailField("e-mail address")
+    role = models.CharField(max_length=10, choices=Membership.Role.choices)
+    invited_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("account", Upper("email"), name="invitation_unique"),
+            models.CheckConstraint(
+                condition=models.Q(role__in=["owner", "admin", "member", "billing"]), name="invitation_role_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email} ({self.role} of {self.account})"
 
 
 class AuditEvent(models.Model):

@@ -11,6 +11,8 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
+from accounts import audit
+from accounts.audit import Action
 from accounts.models import Account, Membership, Tier, User
 
 STANDARD_TIER = "Standard"
@@ -68,6 +70,7 @@ def open_account(*, user: User, name: str = "", tier: str = STANDARD_TIER) -> Ac
             user.save()
             account = Account.objects.create(name=name or user.email[:NAME_LENGTH], tier=tier_row)
             Membership.objects.create(account=account, user=user, role=Membership.Role.OWNER)
+            audit.record(Action.ACCOUNT_CREATED, account=account, by=None, object=account.name)
     except IntegrityError as fault:
         if "user_email_unique" in str(fault):
             raise EmailTaken(f"There is already a user {user.email}.") from fault
@@ -81,19 +84,41 @@ def own_account(*, user: User) -> Account | None:
     return owned.order_by("id").first()
 
 
-def disable(*, chosen: QuerySet[Account], now: datetime) -> list[Account]:
+def rename(*, account: Account, name: str, by: User | None = None) -> None:
+    """Raises InvalidName."""
+    name = " ".join(name.split())
+    if not 1 <= len(name) <= NAME_LENGTH:
+        raise InvalidName(f"An account needs a name of 1 to {NAME_LENGTH} characters.")
+    with transaction.atomic():
+        before = Account.objects.select_for_update(no_key=True).values_list("name", flat=True).get(pk=account.pk)
+        account.name = name
+        if name != before:
+            account.save(update_fields=["name"])
+            audit.record(Action.ACCOUNT_RENAMED, account=account, by=by, object=name, details={"before": before})
+
+
+def disable(*, chosen: QuerySet[Account], now: datetime, by: User | None = None) -> list[Account]:
     """Refuse their calls with 403 until they are enabled again; returns those that this changed."""
-    return _set_disabled(chosen.filter(disabled_at=None), now)
+    with transaction.atomic():
+        return _set_disabled(_locked(chosen).filter(disabled_at=None), now, Action.ACCOUNT_DISABLED, by)
 
 
-def enable(*, chosen: QuerySet[Account]) -> list[Account]:
+def enable(*, chosen: QuerySet[Account], by: User | None = None) -> list[Account]:
     """Let disabled accounts call again; returns those that this changed."""
-    return _set_disabled(chosen.exclude(disabled_at=None), None)
+    with transaction.atomic():
+        return _set_disabled(_locked(chosen).exclude(disabled_at=None), None, Action.ACCOUNT_ENABLED, by)
 
 
-def _set_disabled(chosen: QuerySet[Account], at: datetime | None) -> list[Account]:
+def _locked(chosen: QuerySet[Account]) -> QuerySet[Account]:
+    found = Account.objects.filter(pk__in=[account.pk for account in chosen])
+    return found.select_for_update(no_key=True).order_by("pk")
+
+
+def _set_disabled(chosen: QuerySet[Account], at: datetime | None, action: Action, by: User | None) -> list[Account]:
     accounts = list(chosen)
     Account.objects.filter(pk__in=[account.pk for account in accounts]).update(disabled_at=at)
+    for account in accounts:
+        audit.record(action, account=account, by=by, object=account.name)
     return accounts
 
 

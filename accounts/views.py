@@ -47,12 +47,6 @@ def theme(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@requires(Permission.SEE_TEAM)
-def team(request: HttpRequest, membership: Membership) -> HttpResponse:
-    return render(request, "accounts/team.html")
-
-
-@require_safe
 @requires(Permission.SEE_ACTIVITY)
 def activity(request: HttpRequest, membership: Membership) -> HttpResponse:
     return render(request, "accounts/activity.html")

@@ -24,7 +24,7 @@ def signed_in(user: User) -> Client:
 
 
 def owner_of(account: Account) -> Client:
-    return signed_in(account.users.get())
+    return signed_in(account.users.filter(memberships__role="owner", memberships__account=account).order_by("pk")[0])
 
 
 def member_of(account: Account, role: str, *, password: str | None = None) -> User:

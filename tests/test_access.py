@@ -5,8 +5,10 @@ The addresses come from the URLconf itself, so a page that is added must say who
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from accounts import access
 from accounts.access import Permission
-from accounts.models import Account, Membership
+from accounts.models import Account, Invitation, Membership
 from tests import factories, people
 
 pytestmark = pytest.mark.django_db
@@ -61,9 +63,9 @@ EVERY = list(addresses())
 OURS = [address for address in EVERY if address.permission]
 ADMIN = [address for address in EVERY if address.name.startswith("admin:") and address.name != "admin:login"]
 # What a stranger may see, or must be able to do.
-PUBLIC = {"billing:home", "sandbox:mailbox", "admin:login"}
+PUBLIC = {"billing:home", "sandbox:mailbox", "admin:login", "accounts:invitation"}
 # What everybody may do who is signed in, whatever the account.
-PERSONAL = {"accounts:settings"}
+PERSONAL = {"accounts:settings", "accounts:switch"}
 # allauth's pages for those who cannot sign in yet, or not quite.
 ENTRANCE = {
     "account_login",
@@ -100,7 +102,21 @@ def ask(client: Client, address: Address, **arguments: Any) -> HttpResponseBase:
 def belongings(account: Account) -> dict[str, Any]:
     """Something of the account for everything that an address can name."""
     key = account.api_keys.get()
-    return {"key_id": key.pk, "call_id": factories.recorded(account, 1).id}
+    member = Membership.objects.create(account=account, user=factories.user(), role=Role.MEMBER)
+    invitation = Invitation.objects.create(
+        account=account,
+        email="bob@example.test",
+        role=Role.MEMBER,
+        invited_by=member.user,
+        digest=os.urandom(32),
+        expires_at=datetime.now(UTC) + timedelta(days=1),
+    )
+    return {
+        "key_id": key.pk,
+        "call_id": factories.recorded(account, 1).id,
+        "member_id": member.pk,
+        "invitation_id": invitation.pk,
+    }
 
 
 def member(account: Account, role: str) -> Client:

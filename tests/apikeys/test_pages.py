@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.contrib.sessions.models import Session
 from django.core import mail
 from django.db import connection
-from django.http import HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -36,24 +36,24 @@ def made(account: Account, name: str = "laptop") -> ApiKey:
     return keys.create(account=account, name=name, now=datetime.now(UTC), by=owner)[0]
 
 
-def post(client: Client, view: str, *args: object, **fields: object) -> HttpResponse:
+def post(client: Client, view: str, *args: Any, **fields: Any) -> Any:
     return client.post(reverse(f"apikeys:{view}", args=args), fields)
 
 
-def create(client: Client, **fields: object) -> HttpResponse:
+def create(client: Client, **fields: Any) -> Any:
     return post(client, "create", **{"name": "laptop", "creation_id": uuid4(), **fields})
 
 
-def page(client: Client, view: str = "keys", *args: object, query: str = "") -> str:
+def page(client: Client, view: str = "keys", *args: Any, query: str = "") -> str:
     response = client.get(reverse(f"apikeys:{view}", args=args) + query)
     assert response.status_code == 200
-    return response.content.decode()
+    return str(response.content.decode())
 
 
-def shown_in(response: HttpResponse) -> str:
+def shown_in(response: Any) -> str:
     (found,) = set(SECRET.findall(response.content.decode()))
     assert secret.well_formed(found)
-    return found
+    return str(found)
 
 
 class TestList:
@@ -286,10 +286,14 @@ class TestChange:
 
 ONE = ["key", "rename", "disable", "enable", "rotate", "revoke"]
 CHANGES = ONE[1:]
-FORMS = {"rename": {"name": "x"}, "revoke": {"name": "laptop"}, "rotate": {"overlap_seconds": 0}}
+FORMS: dict[str, dict[str, Any]] = {
+    "rename": {"name": "x"},
+    "revoke": {"name": "laptop"},
+    "rotate": {"overlap_seconds": 0},
+}
 
 
-def send(client: Client, view: str, key: ApiKey) -> HttpResponse:
+def send(client: Client, view: str, key: ApiKey) -> Any:
     if view == "key":
         return client.get(reverse("apikeys:key", args=[key.pk]))
     return post(client, view, key.pk, creation_id=uuid4(), **FORMS.get(view, {}))
@@ -377,7 +381,7 @@ class TestForgery:
     def test_looking_changes_nothing(self, account: Account, view: str) -> None:
         key = made(account)
         before = ApiKey.objects.filter(account=account).values().get()
-        query = {"name": "laptop", "overlap_seconds": 0, "creation_id": uuid4()}
+        query: dict[str, Any] = {"name": "laptop", "overlap_seconds": 0, "creation_id": str(uuid4())}
         assert people.owner_of(account).get(reverse(f"apikeys:{view}", args=[key.pk]), query).status_code in (200, 405)
         assert ApiKey.objects.filter(account=account).values().get() == before
 
@@ -392,5 +396,5 @@ class TestForgery:
             assert "{{7*7}}" in content
 
 
-def without_token(response: HttpResponse) -> str:
+def without_token(response: Any) -> str:
     return re.sub(r'name="csrfmiddlewaretoken" value="[^"]+"', "", response.content.decode())

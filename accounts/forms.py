@@ -1,0 +1,43 @@
+"""What people say about accounts and teams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+from accounts import access
+from accounts.access import Permission, Role
+from accounts.models import Membership
+from accounts.registration import NAME_LENGTH
+
+WORDS = {
+    Role.OWNER: "Owner: everything, and who else is an owner",
+    Role.ADMIN: "Admin: keys, money, team, account",
+    Role.MEMBER: "Member: own keys, usage",
+    Role.BILLING: "Billing: money, usage, no keys",
+}
+
+
+def roles_for(membership: Membership) -> list[tuple[str, str]]:
+    """The roles that this person may give."""
+    may_give = [role for role in Role if role != Role.OWNER or access.may(membership, Permission.MANAGE_OWNERS)]
+    return [(str(role), WORDS[role]) for role in reversed(may_give)]
+
+
+class RoleForm(forms.Form):
+    role = forms.ChoiceField()
+
+    def __init__(self, *args: Any, by: Membership, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["role"].choices = roles_for(by)  # type: ignore[attr-defined]  # A ChoiceField has them.
+
+
+class InviteForm(RoleForm):
+    email = forms.EmailField(label="E-mail address", max_length=254)
+    role = forms.ChoiceField(initial=Role.MEMBER)
+    field_order = ["email", "role"]
+
+
+class AccountForm(forms.Form):
+    name = forms.CharField(label="Name of the account", max_length=NAME_LENGTH)
