@@ -57,7 +57,7 @@ def create_account(*, email: str, password: str | None = None, name: str = "", t
     return account
 
 
-def open_account(*, user: User, name: str = "", tier: str = STANDARD_TIER) -> Account:
+def open_account(*, user: User, name: str = "", tier: str = STANDARD_TIER, by: User | None = None) -> Account:
     """Save a new user together with the account that it owns. Raises InvalidName, EmailTaken, UnknownTier."""
     if len(name) > NAME_LENGTH:
         raise InvalidName(f"The name of an account has at most {NAME_LENGTH} characters.")
@@ -70,7 +70,7 @@ def open_account(*, user: User, name: str = "", tier: str = STANDARD_TIER) -> Ac
             user.save()
             account = Account.objects.create(name=name or user.email[:NAME_LENGTH], tier=tier_row)
             Membership.objects.create(account=account, user=user, role=Membership.Role.OWNER)
-            audit.record(Action.ACCOUNT_CREATED, account=account, by=None, object=account.name)
+            audit.record(Action.ACCOUNT_CREATED, account=account, by=by, object=account.name)
     except IntegrityError as fault:
         if "user_email_unique" in str(fault):
             raise EmailTaken(f"There is already a user {user.email}.") from fault

@@ -106,7 +106,7 @@ class MFAAdapter(DefaultMFAAdapter):  # type: ignore[misc]
 
 def _open_account(request: HttpRequest, user: User) -> None:
     try:
-        registration.open_account(user=user)
+        registration.open_account(user=user, by=user)
     except registration.EmailTaken:
         # Another request was quicker. The answer is the one for every taken address, which does not say so.
         raise ImmediateHttpResponse(prevent_enumeration(request, email=user.email)) from None
