@@ -42,6 +42,10 @@ class Action(models.TextChoices):
     ACCOUNT_ENABLED = "account.enabled", "enabled the account again"
 
 
+# The first word of a key says what it is about.
+GROUPS = {key: key.capitalize() for key in dict.fromkeys(action.value.partition(".")[0] for action in Action)}
+
+
 def record(
     action: Action,
     *,
@@ -72,6 +76,18 @@ def coming_from(address: str | None) -> Iterator[None]:
         yield
     finally:
         _address.reset(token)
+
+
+def events(
+    *, account: Account, group: str = "", person: int | None = None, before: int | None = None
+) -> models.QuerySet[AuditEvent]:
+    """What was done in an account, the newest first, from before that event on."""
+    found = AuditEvent.objects.filter(account=account).select_related("actor").order_by("-id")
+    if group:
+        found = found.filter(action__startswith=f"{group}.")
+    if person is not None:
+        found = found.filter(actor=person)
+    return found.filter(id__lt=before) if before is not None else found
 
 
 def sentence(event: AuditEvent) -> str:

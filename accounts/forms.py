@@ -6,9 +6,9 @@ from typing import Any
 
 from django import forms
 
-from accounts import access
+from accounts import access, audit
 from accounts.access import Permission, Role
-from accounts.models import Membership
+from accounts.models import Account, Membership
 from accounts.registration import NAME_LENGTH
 
 WORDS = {
@@ -41,3 +41,15 @@ class InviteForm(RoleForm):
 
 class AccountForm(forms.Form):
     name = forms.CharField(label="Name of the account", max_length=NAME_LENGTH)
+
+
+class ActivityFilter(forms.Form):
+    """Of the page's address, so that it can be shared."""
+
+    group = forms.ChoiceField(label="What", required=False, choices=[("", "Everything"), *audit.GROUPS.items()])
+    person = forms.TypedChoiceField(label="Who", required=False, coerce=int, empty_value=None)
+
+    def __init__(self, *args: Any, account: Account, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        people = account.users.order_by("email").values_list("pk", "email")
+        self.fields["person"].choices = [("", "Everybody"), *people]  # type: ignore[attr-defined]

@@ -10,13 +10,17 @@ from django.conf import settings as django_settings
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.http import urlencode
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
+from accounts import audit
 from accounts.access import Permission, requires
+from accounts.forms import ActivityFilter
 from accounts.models import Membership, User
 
 YEAR_SECONDS = 365 * 24 * 3600
+EVENTS_PER_PAGE = 50
 
 
 @require_safe
@@ -47,6 +51,26 @@ def theme(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@never_cache
 @requires(Permission.SEE_ACTIVITY)
 def activity(request: HttpRequest, membership: Membership) -> HttpResponse:
-    return render(request, "accounts/activity.html")
+    form = ActivityFilter(request.GET, account=membership.account)
+    chosen = form.cleaned_data if form.is_valid() else {}
+    before = request.GET.get("before", "")
+    events = audit.events(
+        account=membership.account,
+        group=chosen.get("group", ""),
+        person=chosen.get("person"),
+        before=int(before) if before.isdecimal() else None,
+    )
+    found = list(events[: EVENTS_PER_PAGE + 1])
+    page = found[:EVENTS_PER_PAGE]
+    query = {name: value for name, value in chosen.items() if value}
+    context = {
+        "form": form,
+        "lines": [(event, audit.sentence(event)) for event in page],
+        "filtered": bool(query),
+        "newest": f"?{urlencode(query)}" if before else "",
+        "older": f"?{urlencode({**query, 'before': page[-1].pk})}" if len(found) > len(page) else "",
+    }
+    return render(request, "accounts/activity.html", context)
