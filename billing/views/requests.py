@@ -9,7 +9,7 @@ from uuid import UUID
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
@@ -40,7 +40,7 @@ def requests(request: HttpRequest, membership: Membership) -> HttpResponse:
     return render(request, "billing/requests.html", facts)
 
 
-@require_safe
+@require_GET
 @never_cache
 @requires(Permission.SEE_USAGE)
 def requests_csv(request: HttpRequest, membership: Membership) -> HttpResponseBase:
@@ -50,7 +50,7 @@ def requests_csv(request: HttpRequest, membership: Membership) -> HttpResponseBa
         return render(request, "billing/requests.html", {"form": form}, status=400)
     period = None if form.any_time else form.chosen_period()
     name = f"requests-{period.since:%Y-%m-%d}-{period.last_day}" if period else f"requests-until-{now:%Y-%m-%d}"
-    return download(name, exports.CALLS, exports.calls(_search(form)))
+    return download(membership, name, exports.CALLS, exports.calls(_search(form)))
 
 
 @require_safe

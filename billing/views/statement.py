@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
@@ -37,7 +37,7 @@ def statement(request: HttpRequest, membership: Membership) -> HttpResponse:
     return render(request, "billing/statement.html", facts)
 
 
-@require_safe
+@require_GET
 @never_cache
 @requires(Permission.SEE_MONEY)
 def statement_csv(request: HttpRequest, membership: Membership) -> HttpResponseBase:
@@ -46,7 +46,7 @@ def statement_csv(request: HttpRequest, membership: Membership) -> HttpResponseB
         months = statements.months(membership.account)
         return render(request, "billing/statement.html", {"months": months, "wrong": True}, status=400)
     found = statements.of_month(membership.account, month)
-    return download(f"statement-{month:%Y-%m}", exports.STATEMENT, exports.statement(found))
+    return download(membership, f"statement-{month:%Y-%m}", exports.STATEMENT, exports.statement(found))
 
 
 def _month(text: str, today: date) -> date | None:

@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
@@ -49,7 +49,7 @@ def usage(request: HttpRequest, membership: Membership) -> HttpResponse:
     )
 
 
-@require_safe
+@require_GET
 @never_cache
 @requires(Permission.SEE_USAGE)
 def usage_csv(request: HttpRequest, membership: Membership) -> HttpResponseBase:
@@ -59,7 +59,7 @@ def usage_csv(request: HttpRequest, membership: Membership) -> HttpResponseBase:
         return render(request, "billing/usage.html", {"form": form}, status=400)
     period = form.chosen_period()
     name = f"usage-{period.since:%Y-%m-%d}-{period.last_day}"
-    return download(name, exports.USAGE, exports.usage(_scope(form), now=now))
+    return download(membership, name, exports.USAGE, exports.usage(_scope(form), now=now))
 
 
 def _scope(form: UsageFilter) -> Scope:

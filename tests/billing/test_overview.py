@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from accounts.models import AuditEvent
 from apikeys.models import ApiKey
 from billing import funds
 from billing.models import CreditLot, RefusedCalls, Wallet
 from billing.periods import DAY
 from tests import factories, people
-from tests.billing.looking import FILES, PAGES, called, customer, member, text
+from tests.billing.looking import FILES, PAGES, called, customer, downloaded, member, text
 
 pytestmark = pytest.mark.django_db
 
@@ -210,6 +211,24 @@ class TestPage:
         called(account, 3, at=NOW)
 
         assert "Manage keys" not in text(member(account, "billing"), "/")
+
+
+class TestExports:
+    @pytest.mark.parametrize("address", FILES)
+    def test_who_takes_data_away_is_written_down(self, address: str) -> None:
+        account, _ = customer()
+        called(account, 7, at=NOW)
+        client = member(account, "admin")
+
+        name, _ = downloaded(client, address)
+        assert client.head(address).status_code == 405
+
+        event = AuditEvent.objects.get(account=account)
+        assert (event.action, event.object, event.actor) == (
+            "data.exported",
+            name,
+            account.users.get(memberships__role="admin"),
+        )
 
 
 class TestWhoMayLook:
