@@ -66,10 +66,9 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
         super().send_account_already_exists_mail(email)
 
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
-        # Who has just signed up or in shall not be asked for the same password again on the way to the first key.
-        return not sessions.signed_in_lately(self.request) and bool(
-            super().is_reauthentication_required(app=app, **kwargs)
-        )
+        if app == "apikeys" and sessions.signed_in_lately(self.request):
+            return False  # Nobody shall be asked for the same password twice on the way to the first key.
+        return bool(super().is_reauthentication_required(app=app, **kwargs))
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("accounts:settings")

@@ -41,22 +41,23 @@ class Address:
         return self.name
 
 
-def addresses(resolver: URLResolver | None = None, namespace: str = "") -> Iterator[Address]:
+def addresses(
+    resolver: URLResolver | None = None, namespace: str = "", before: frozenset[str] = frozenset()
+) -> Iterator[Address]:
     for entry in (resolver or get_resolver()).url_patterns:
         if isinstance(entry, URLResolver):
             inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
-            yield from addresses(entry, inner)
+            yield from addresses(entry, inner, before | _arguments(entry))
         elif isinstance(entry, URLPattern):
             if entry.name is None:
                 # A redirect to what has a name, of allauth or of the admin; and the admin's own answer to all else.
                 assert hasattr(entry.callback, "view_class") or entry.callback.__name__ == "catch_all_view"
                 continue
-            yield Address(f"{namespace}{entry.name}", frozenset(_arguments(entry)), entry.callback)
+            yield Address(f"{namespace}{entry.name}", before | _arguments(entry), entry.callback)
 
 
-def _arguments(entry: URLPattern) -> set[str]:
-    regular = getattr(entry.pattern, "regex", None)
-    return set(entry.pattern.converters) | set(regular.groupindex if regular else ())
+def _arguments(entry: URLPattern | URLResolver) -> frozenset[str]:
+    return frozenset(entry.pattern.converters) | frozenset(entry.pattern.regex.groupindex)
 
 
 EVERY = list(addresses())
@@ -65,7 +66,7 @@ ADMIN = [address for address in EVERY if address.name.startswith("admin:") and a
 # What a stranger may see, or must be able to do.
 PUBLIC = {"billing:home", "sandbox:mailbox", "admin:login", "accounts:invitation"}
 # What everybody may do who is signed in, whatever the account.
-PERSONAL = {"accounts:settings", "accounts:switch"}
+PERSONAL = {"accounts:settings", "accounts:theme", "accounts:switch"}
 # allauth's pages for those who cannot sign in yet, or not quite.
 ENTRANCE = {
     "account_login",
@@ -142,8 +143,8 @@ def test_every_address_says_who_may_see_it() -> None:
 
 @pytest.mark.parametrize("address", [*OURS, *ALLAUTH], ids=str)
 def test_who_is_not_signed_in_is_sent_to_sign_in(address: Address, alices: Account) -> None:
-    arguments = belongings(alices) | dict.fromkeys(address.arguments - {"key_id", "call_id"}, 1)
-    answer = ask(Client(), address, **arguments)
+    named = belongings(alices)
+    answer = ask(Client(), address, **{name: named.get(name, 1) for name in address.arguments})
 
     assert answer.status_code == 302
     assert answer["Location"].startswith("/accounts/login/")

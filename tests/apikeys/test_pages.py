@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from allauth.usersessions.models import UserSession
 from django.contrib.sessions.models import Session
 from django.core import mail
 from django.db import connection
@@ -184,10 +185,19 @@ class TestCreate:
         monkeypatch.setattr(keys, "KEYS_PER_ACCOUNT", 0)
         assert "Revoke one first" in create(people.owner_of(account)).content.decode()
 
+    def test_asks_nobody_again_who_has_just_signed_in(self) -> None:
+        _, email = people.customer("alice", password=people.PASSWORD)
+        alice = Client()
+        alice.post("/accounts/login/", {"login": email, "password": people.PASSWORD})
+
+        shown_in(create(alice, name="mine"))
+
     def test_asks_who_it_is_again_before_and_goes_on_after(self) -> None:
         account, email = people.customer("alice", password=people.PASSWORD)
         alice = Client()
         alice.post("/accounts/login/", {"login": email, "password": people.PASSWORD})
+        ten_minutes_ago = datetime.now(UTC) - timedelta(minutes=10)
+        UserSession.objects.filter(user=account.users.get()).update(created_at=ten_minutes_ago)
 
         asked = create(alice, name="mine")
 

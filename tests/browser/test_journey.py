@@ -50,7 +50,7 @@ def cost_in_journal(stack: Stack, record: UsageRecord) -> int:
     """What the backend's own account of the call comes to at the price in force, in pico-USD."""
     entry = stack.backend.entry(str(record.id))
     rates = dict(PriceRate.objects.filter(version=record.price_version).values_list("meter", "pico_per_token"))
-    return entry["prompt_tokens"] * rates["input"] + entry["completion_tokens"] * rates["output"]
+    return int(entry["prompt_tokens"] * rates["input"] + entry["completion_tokens"] * rates["output"])
 
 
 @pytest.mark.timeout(180)
