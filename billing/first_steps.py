@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from accounts.models import Account
-from billing import refusals
+from billing import funds, refusals
 from billing.periods import HOUR
 from billing.refusals import FreeCalls
 
@@ -18,17 +18,18 @@ class FirstSteps:
     """`troubles` are calls of the last hour that came to nothing, which is why no call is seen."""
 
     current: int
+    funded: bool
     troubles: list[FreeCalls]
 
     @property
     def version(self) -> str:
         """Changes with what the page shows."""
-        return f"{self.current}.{sum(trouble.calls for trouble in self.troubles)}"
+        return f"{self.current}.{int(self.funded)}.{sum(trouble.calls for trouble in self.troubles)}"
 
 
 def of(account: Account, *, has_key: bool, now: datetime) -> FirstSteps:
+    funded = funds.wallet_of(account).available > 0
     if not has_key:
-        return FirstSteps(CREATE_KEY, [])
-    of_late = {"since": now - HOUR, "until": now + HOUR}
-    troubles = [*refusals.refused(account, **of_late), *refusals.failed(account, **of_late)]
-    return FirstSteps(FIRST_CALL, troubles)
+        return FirstSteps(CREATE_KEY, funded, [])
+    troubles = refusals.of(account, since=now - HOUR, until=now + HOUR)
+    return FirstSteps(FIRST_CALL, funded, troubles)

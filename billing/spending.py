@@ -66,16 +66,17 @@ class Scope:
         return hours
 
 
-def by_day(account: Account, period: Period) -> dict[date, int]:
-    """The charge of each day that had calls."""
+@dataclass(frozen=True, slots=True)
+class Day:
+    charge: int
+    first_hour: datetime
+
+
+def by_day(account: Account, period: Period) -> dict[date, Day]:
+    """Each day that had calls."""
     days = Scope(account, period).hours().annotate(day=TruncDay("hour", tzinfo=UTC)).values("day")
-    return {row["day"].date(): int(row["charge"]) for row in days.annotate(charge=Sum("charge")).order_by("day")}
-
-
-def first_hour(account: Account) -> datetime | None:
-    """The first hour in which the account has used anything."""
-    first: datetime | None = UsageHour.objects.filter(account=account).aggregate(first=Min("hour"))["first"]
-    return first
+    rows = days.annotate(charge=Sum("charge"), first_hour=Min("hour")).order_by("day")
+    return {row["day"].date(): Day(int(row["charge"]), row["first_hour"]) for row in rows}
 
 
 def series(scope: Scope, *, group: str) -> list[Series]:

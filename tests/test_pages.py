@@ -106,7 +106,7 @@ class TestCustomer:
     def test_sees_an_empty_wallet_before_the_first_credit(self) -> None:
         content = text(people.owner_of(people.customer("alice")[0]))
 
-        assert content.count("$0.00</span>") == 3  # In the head, available, and the balance.
+        assert content.count("$0.00</span>") == 1  # In the head.
         assert "Nothing is left to spend, so calls are refused with 402." in content
 
     def test_sees_the_contract_price_instead_of_the_list_price(self) -> None:

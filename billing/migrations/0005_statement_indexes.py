@@ -1,5 +1,7 @@
 """What a statement reads of a wallet: its last transfer before a day, and those that are not usage.
 
+The index on the wallet alone goes: others begin with it, and settlement need not write it.
+
 Built without locking out settlement, so outside of a transaction. A build that was interrupted (or gave up after the
 lock_timeout, waiting for a long transaction to end) leaves an INVALID index: drop it and run the migration again.
 """
@@ -24,6 +26,17 @@ class Migration(migrations.Migration):
                 fields=["wallet", "day", "wallet_seq"],
                 name="transfer_not_usage",
                 condition=models.Q(("kind", "usage"), _negated=True),
+            ),
+        ),
+        migrations.AlterField(
+            "transfer",
+            "wallet",
+            models.ForeignKey(
+                db_index=False,
+                null=True,
+                on_delete=models.deletion.PROTECT,
+                related_name="transfers",
+                to="billing.wallet",
             ),
         ),
     ]

@@ -135,7 +135,8 @@ class Transfer(models.Model):
         max_length=200, unique=True, help_text="What it was for; the same cause never moves twice."
     )
     day = models.DateField(help_text="The UTC day it belongs to.")
-    wallet = models.ForeignKey(Wallet, null=True, on_delete=models.PROTECT, related_name="transfers")
+    # Three indexes below begin with it.
+    wallet = models.ForeignKey(Wallet, null=True, on_delete=models.PROTECT, related_name="transfers", db_index=False)
     wallet_seq = models.BigIntegerField(null=True)
     balance_after = models.BigIntegerField(null=True)
     reason = models.CharField(max_length=500, blank=True)

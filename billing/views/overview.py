@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
@@ -16,6 +16,7 @@ from accounts.models import Account, Membership
 from apikeys.models import ApiKey
 from billing import call_log, charts, first_steps, funds, periods, price_list, spending
 from billing.models import CreditLot
+from billing.spending import Day
 
 RECENT_CALLS = 10
 SHOWN_KEYS = 5
@@ -66,9 +67,15 @@ def steps(request: HttpRequest, membership: Membership) -> HttpResponse:
     steps = first_steps.of(account, has_key=has_key, now=now)
     if not calls and request.GET.get("shown") == steps.version:
         return HttpResponse(status=204)
-    facts = {"steps": steps, "call": calls[0] if calls else None, "wallet": funds.wallet_of(account)}
-    offers = price_list.offers(now=now, account=account)
-    return render(request, "billing/_first_steps.html", facts | {"model": _model_of(offers), "arrived": bool(calls)})
+    facts = {
+        "steps": steps,
+        "arrived": bool(calls),
+        "call": calls[0] if calls else None,
+        "wallet": funds.wallet_of(account),
+        "lots": funds.promotional(account, now=now),
+        "model": _model_of(price_list.offers(now=now, account=account)),
+    }
+    return render(request, "billing/_first_steps.html", facts)
 
 
 def _model_of(offers: list[price_list.Offer]) -> str:
@@ -82,30 +89,29 @@ def _spending(account: Account, available: int, lots: list[CreditLot], now: date
     since = min(last_month.since, shown.since)
     days = spending.by_day(account, periods.Period(since, periods.start_of(today) + periods.DAY))
     return {
-        "today": days.get(today, 0),
-        "yesterday": days.get(today - timedelta(days=1), 0),
+        "today": _between(days, today, today),
+        "yesterday": _between(days, today - periods.DAY, today - periods.DAY),
         "this_month": _between(days, this_month.since.date(), today),
         "last_month": _between(days, last_month.since.date(), last_month.last_day),
         "last_month_name": last_month.since,
         "chart": charts.stacked(
             names=["Spend"],
             moments=shown.steps(now),
-            amounts={periods.start_of(day): [charge] for day, charge in days.items()},
+            amounts={periods.start_of(day): [found.charge] for day, found in days.items()},
             step=periods.DAY,
             now=now,
         ),
-        "runway": _runway(account, available, lots, days, now),
+        "runway": _runway(available, lots, days, now),
     }
 
 
-def _runway(
-    account: Account, available: int, lots: list[CreditLot], days: dict[date, int], now: datetime
-) -> funds.Runway:
+def _runway(available: int, lots: list[CreditLot], days: dict[date, Day], now: datetime) -> funds.Runway:
+    """The pace is that of the last days, or of the time since the first call."""
     pace = periods.last_days(PACE_DAYS, now=now)
-    began = max(pace.since, spending.first_hour(account) or now)
+    first = min((found.first_hour for found in days.values()), default=now)
     spent = _between(days, pace.since.date(), pace.last_day)
-    return funds.runway(available=available, lots=lots, spent=spent, over=now - began, now=now)
+    return funds.runway(available=available, lots=lots, spent=spent, over=now - max(pace.since, first), now=now)
 
 
-def _between(days: dict[date, int], first: date, last: date) -> int:
-    return sum(charge for day, charge in days.items() if first <= day <= last)
+def _between(days: dict[date, Day], first: date, last: date) -> int:
+    return sum(found.charge for day, found in days.items() if first <= day <= last)

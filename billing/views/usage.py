@@ -29,7 +29,6 @@ def usage(request: HttpRequest, membership: Membership) -> HttpResponse:
     scope, period = _scope(form), form.chosen_period()
     group = form.cleaned_data["group"]
     series = spending.series(scope, group=group)
-    counted = {"since": period.since, "until": period.until}
     return render(
         request,
         "billing/usage.html",
@@ -41,8 +40,7 @@ def usage(request: HttpRequest, membership: Membership) -> HttpResponse:
             "series": series,
             "total": spending.total(series),
             "chart": _chart(scope, series, group, now) if series else None,
-            "refused": refusals.refused(membership.account, **counted),
-            "failed": refusals.failed(membership.account, **counted),
+            "free": refusals.of(membership.account, since=period.since, until=period.until),
             "narrowed": scope.key_id is not None or scope.model_id is not None,
             "query": request.GET.urlencode(),
         },

@@ -286,6 +286,7 @@ def test_days_without_calls_are_not_in_the_rollups_but_in_no_sum_either() -> Non
     account, _ = customer()
     called(account, 5, at=days_ago(3))
 
-    assert spending.by_day(account, periods.last_days(7, now=NOW)) == {days_ago(3).date(): 5}
-    assert spending.first_hour(account) == days_ago(3).replace(minute=0)
+    found = spending.by_day(account, periods.last_days(7, now=NOW))
+
+    assert found == {days_ago(3).date(): spending.Day(5, days_ago(3).replace(minute=0))}
     assert spending.total(spending.series(Scope(account, periods.last_days(2, now=NOW)), group="none")).calls == 0
