@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -236,7 +237,7 @@ class TestOneCall:
             ({"outcome": "key_disabled"}, "was disabled while the call ran"),
         ],
     )
-    def test_what_went_wrong_is_told_in_words(self, fields: dict[str, str], told: str) -> None:
+    def test_what_went_wrong_is_told_in_words(self, fields: dict[str, Any], told: str) -> None:
         account, owner = customer()
         call = called(account, 0, at=NOW, **fields)
 

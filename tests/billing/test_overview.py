@@ -23,7 +23,7 @@ TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def shown_version(client: Client) -> str:
-    return client.get("/").context["steps"].version
+    return str(client.get("/").context["steps"].version)
 
 
 class TestFirstSteps:
