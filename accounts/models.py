@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pghistory
 from django.contrib.auth.models import AbstractUser, BaseUserManager
 from django.db import models, transaction
 from django.db.models.functions import Now, Upper
@@ -35,6 +36,7 @@ class UserManager(BaseUserManager["User"]):
         return self.get(email__iexact=username)
 
 
+@pghistory.track(fields=["email", "is_active", "is_staff", "is_superuser"], model_name="UserHistory")
 class User(AbstractUser):
     username = None  # type: ignore[assignment]  # People sign in by e-mail; there are no user names.
     email = models.EmailField("e-mail address")
@@ -57,6 +59,7 @@ class User(AbstractUser):
         return self.email
 
 
+@pghistory.track(model_name="TierHistory")
 class Tier(models.Model):
     """Rate limits. Standard is published; an Enterprise customer gets a tier of its own."""
 
@@ -77,6 +80,7 @@ class Tier(models.Model):
         return self.name
 
 
+@pghistory.track(model_name="AccountHistory")
 class Account(models.Model):
     """The tenant that owns keys and money."""
 
@@ -90,6 +94,7 @@ class Account(models.Model):
         return self.name
 
 
+@pghistory.track(model_name="MembershipHistory")
 class Membership(models.Model):
     """The role of a user in an account."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Self
 
+import pghistory
 from django.conf import settings
 from django.db import models
 from django.db.models import Case, Q, Value, When
@@ -52,6 +53,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         )
 
 
+@pghistory.track(exclude=["digest", "last_used_at"], model_name="ApiKeyHistory")
 class ApiKey(models.Model):
     state: str  # Of rows that came by `with_state`.
 

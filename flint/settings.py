@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pghistory
 from cryptography.fernet import Fernet
 from csp.constants import NONE, SELF
 
@@ -123,6 +124,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "accounts.middleware.remember_address",
+    "pghistory.middleware.HistoryMiddleware",
 ]
 
 TEMPLATES = [
@@ -180,6 +182,13 @@ CACHES = {
         "OPTIONS": {"MAX_ENTRIES": 20_000},
     }
 }
+
+# Triggers keep the history of rows that matter, whoever changes them and how. What it says of who did it lies in the
+# same row, and none of it is ever changed.
+PGHISTORY_DEFAULT_TRACKERS = (pghistory.InsertEvent(), pghistory.UpdateEvent(), pghistory.DeleteEvent())
+PGHISTORY_APPEND_ONLY = True
+PGHISTORY_CONTEXT_FIELD = pghistory.ContextJSONField()
+PGHISTORY_MIDDLEWARE_METHODS = ("POST",)
 
 # --- Redis and Celery ----------------------------------------------------------------------------------------
 

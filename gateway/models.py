@@ -6,11 +6,13 @@ name, and in which order of preference.
 
 from __future__ import annotations
 
+import pghistory
 from django.db import models
 
 from billing.models import LanguageModel
 
 
+@pghistory.track(exclude=["credential"], model_name="BackendHistory")
 class Backend(models.Model):
     name = models.CharField(max_length=100, unique=True)
     base_url = models.CharField(max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it.")
@@ -22,6 +24,7 @@ class Backend(models.Model):
         return self.name
 
 
+@pghistory.track(model_name="RouteHistory")
 class Route(models.Model):
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="routes")
     backend = models.ForeignKey(Backend, on_delete=models.CASCADE, related_name="routes")

@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from accounts.models import Account, Membership, Tier, User
+from accounts.models import Account, AuditEvent, Membership, Tier, User
 from apikeys.models import ApiKey
 from billing import ledger
 from billing.models import (
@@ -41,7 +41,7 @@ MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
 ]  # fmt: skip
-OURS = [*MONEY, LanguageModel, PriceVersion, Backend, Route, ApiKey, User, Account, Membership, Tier]
+OURS = [*MONEY, LanguageModel, PriceVersion, Backend, Route, ApiKey, User, Account, AuditEvent, Membership, Tier]
 
 
 def page(model: type[models.Model], name: str = "changelist", *arguments: object) -> str:

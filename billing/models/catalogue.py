@@ -7,6 +7,7 @@ pico-USD per token, from a prompt length (context band) upwards. Prices are supe
 
 from __future__ import annotations
 
+import pghistory
 from django.conf import settings
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeBoundary, RangeOperators
@@ -16,6 +17,7 @@ from django.db.models.functions import Now
 from accounts.models import Account
 
 
+@pghistory.track(model_name="LanguageModelHistory")
 class LanguageModel(models.Model):
     class Type(models.TextChoices):
         CHAT = "chat"
