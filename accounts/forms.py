@@ -12,10 +12,10 @@ from accounts.models import Account, Membership
 from accounts.registration import NAME_LENGTH
 
 WORDS = {
-    Role.OWNER: "Owner: everything, and who else is an owner",
-    Role.ADMIN: "Admin: keys, money, team, account",
-    Role.MEMBER: "Member: own keys, usage",
-    Role.BILLING: "Billing: money, usage, no keys",
+    Role.OWNER: "Owner: everything, and who is an owner",
+    Role.ADMIN: "Admin: all keys, money, team, activity",
+    Role.MEMBER: "Member: keys of their own, usage",
+    Role.BILLING: "Billing: money and usage, no keys",
 }
 
 
