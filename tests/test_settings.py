@@ -81,10 +81,71 @@ def test_every_missing_variable_is_named_in_one_error(monkeypatch: pytest.Monkey
         ("GATEWAY_LONGEST_CALL_SECONDS", "soon", "whole number from 10 to 7200"),
         ("GATEWAY_LONGEST_CALL_SECONDS", "5", "whole number from 10 to 7200"),
         ("LOG_LEVEL", "LOUD", "must be one of"),
+        ("DEFAULT_FROM_EMAIL", "Flint", "holds no e-mail address"),
+        ("EMAIL_PORT", "99999", "whole number from 1 to 65535"),
+        ("EMAIL_TIMEOUT", "0", "whole number from 1 to 60"),
+        ("EMAIL_BACKEND", "django.core.mail.backends.filebased.EmailBackend", "EMAIL_BACKEND cannot be chosen"),
+        ("WELCOME_CREDIT_USD", "-5", "dollars from 0 to 1000"),
+        ("WELCOME_CREDIT_USD", "5.001", "dollars from 0 to 1000"),
+        ("WELCOME_CREDIT_USD", "1001", "dollars from 0 to 1000"),
+        ("SOCIAL_GOOGLE_CLIENT_ID", "id", "SOCIAL_GOOGLE_CLIENT_ID and SOCIAL_GOOGLE_SECRET belong together"),
+        ("SOCIAL_GITHUB_SECRET", "secret", "SOCIAL_GITHUB_CLIENT_ID and SOCIAL_GITHUB_SECRET belong together"),
     ],
 )
 def test_production_refuses(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
     assert sentence in faults_of(monkeypatch, {**PRODUCTION, name: value})
+
+
+def test_production_sends_mail_over_tls_and_promises_no_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_from(monkeypatch, PRODUCTION)
+    assert settings["EMAIL_BACKEND"] == "django.core.mail.backends.smtp.EmailBackend"
+    assert (settings["EMAIL_HOST"], settings["EMAIL_PORT"], settings["EMAIL_USE_TLS"]) == ("mail.internal", 587, True)
+    assert settings["WELCOME_CREDIT"] == 0
+    assert settings["STAFF_NEED_SECOND_FACTOR"]
+
+
+def test_a_password_never_goes_to_a_mail_server_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail = {"EMAIL_HOST_USER": "flint", "EMAIL_HOST_PASSWORD": "hunter2", "EMAIL_USE_TLS": "false"}
+    message = faults_of(monkeypatch, {**PRODUCTION, **mail})
+    assert "EMAIL_HOST_USER needs EMAIL_USE_TLS or EMAIL_USE_SSL" in message
+    assert "hunter2" not in message
+
+
+def test_tls_and_ssl_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = faults_of(monkeypatch, {**PRODUCTION, "EMAIL_USE_TLS": "true", "EMAIL_USE_SSL": "true"})
+    assert "EMAIL_USE_SSL and EMAIL_USE_TLS are both on" in message
+    assert settings_from(monkeypatch, {**PRODUCTION, "EMAIL_USE_SSL": "true"})["EMAIL_USE_TLS"] is False
+
+
+def test_a_welcome_credit_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_from(monkeypatch, {**PRODUCTION, "WELCOME_CREDIT_USD": "2.50"})
+    assert settings["WELCOME_CREDIT"] == 2_500_000_000_000
+
+
+def test_other_sites_sign_people_in_only_where_they_are_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_from(monkeypatch, PRODUCTION)["SOCIALACCOUNT_PROVIDERS"] == {}
+    chosen = {
+        "SOCIAL_GITHUB_CLIENT_ID": "id",
+        "SOCIAL_GITHUB_SECRET": "secret",
+        "SOCIAL_OIDC_CLIENT_ID": "id",
+        "SOCIAL_OIDC_SECRET": "secret",
+        "SOCIAL_OIDC_SERVER_URL": "https://login.example.com/realm",
+    }
+
+    settings = settings_from(monkeypatch, {**PRODUCTION, **chosen})
+
+    assert set(settings["SOCIALACCOUNT_PROVIDERS"]) == {"github", "openid_connect"}
+    assert "allauth.socialaccount.providers.github" in settings["INSTALLED_APPS"]
+    assert "allauth.socialaccount.providers.google" not in settings["INSTALLED_APPS"]
+    allowed = settings["CONTENT_SECURITY_POLICY"]["DIRECTIVES"]["form-action"]
+    assert allowed[1:] == ["https://github.com", "https://login.example.com"]
+
+
+def test_a_provider_is_asked_over_https(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"SOCIAL_OIDC_CLIENT_ID": "id", "SOCIAL_OIDC_SECRET": "s", "SOCIAL_OIDC_SERVER_URL": "http://login.x"}
+    assert "must be asked over https" in faults_of(monkeypatch, {**PRODUCTION, **chosen})
+    del chosen["SOCIAL_OIDC_SERVER_URL"]
+    assert "SOCIAL_OIDC_SERVER_URL is missing" in faults_of(monkeypatch, {**PRODUCTION, **chosen})
 
 
 def test_an_unknown_environment_is_not_taken_for_production_or_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
