@@ -57,6 +57,15 @@ def display(pico: int) -> str:
     return f"{sign}$0.{digits[: first + 3].rstrip('0')}"
 
 
+def display_in_column(pico: int) -> str:
+    """The amount among others that are to be added up, all with six decimals: `$12.340000`, `-$0.000213`. Cut short."""
+    sign = "-" if pico < 0 else ""
+    micro = abs(pico) // 10**6
+    if micro == 0 and pico:
+        return f"{sign}<$0.000001"
+    return f"{sign}${micro // 10**6:,}.{micro % 10**6:06d}"
+
+
 def _exact(text: str, factor: int, precision: str) -> int:
     try:
         value = Decimal(text.strip())

@@ -18,6 +18,12 @@ def usd(pico: int) -> SafeString:
 
 
 @register.filter
+def usd_in_column(pico: int) -> SafeString:
+    """As `usd`, with as many decimals as the other amounts of its column."""
+    return format_html('<span class="money" title="{} USD">{}</span>', money.usd(pico), money.display_in_column(pico))
+
+
+@register.filter
 def per_million(rate: int) -> str:
     """Pico-USD per token as USD per million tokens with at least two decimals: `$0.028`, `$1.40`."""
     whole, _, decimals = money.usd_per_million(rate).partition(".")

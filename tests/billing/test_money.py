@@ -46,3 +46,18 @@ def test_a_price_per_million_tokens_is_its_micro_dollars_per_token_in_pico() -> 
 def test_a_price_finer_than_a_pico_dollar_per_token_is_refused() -> None:
     with pytest.raises(money.InvalidAmount, match="6 decimals"):
         money.rate_from_usd_per_million("0.0000001")
+
+
+@pytest.mark.parametrize(
+    ("pico", "shown"),
+    [
+        (0, "$0.000000"),
+        (10 * money.PICO_PER_USD, "$10.000000"),
+        (1_234 * money.PICO_PER_USD + 999_999_999_999, "$1,234.999999"),
+        (-213_480_000, "-$0.000213"),
+        (999_999, "<$0.000001"),
+        (-1, "-<$0.000001"),
+    ],
+)
+def test_amounts_of_a_column_have_the_same_decimals(pico: int, shown: str) -> None:
+    assert money.display_in_column(pico) == shown
