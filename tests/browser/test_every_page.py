@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
+from apikeys import keys
+from billing import settlement
 from tests import factories, people
 from tests.browser.conftest import NewPage
 from tests.browser.people import sign_in
 from tests.stack import Stack
 
 STRANGERS = ["/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/sandbox/mailbox/", "/nowhere"]
-CUSTOMERS = ["/", "/usage/", "/requests/", "/keys/", "/statement/", "/team/", "/activity/", "/settings/"]
+CUSTOMERS = [
+    *("/", "/usage/?split=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
+    *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
+    *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
+    *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),
+]
 # Both themes, and the widest and the narrowest window: what differs between the others is found by these.
 SCREENS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
@@ -48,8 +56,13 @@ def test_a_strangers_pages_can_be_used_by_everybody(new_page: NewPage, stack: St
 @pytest.mark.parametrize("screen", SCREENS)
 def test_a_customers_pages_can_be_used_by_everybody(new_page: NewPage, stack: Stack, screen: str) -> None:
     account, email = people.customer("alice", password=people.PASSWORD)
+    key, _ = keys.create(account=account, name="her laptop", now=datetime.now(UTC), by=account.users.get())
     factories.credit(account, 10**12)
+    call = factories.recorded(account, 38_400_000)
+    settlement.settle_accounts(account_ids=[account.pk])
     page = new_page(**SCREENS[screen])
     sign_in(page, stack, email)
 
-    assert list(look_at(page, stack, CUSTOMERS)) == []
+    hers = [address.format(key=key.pk, call=call.id, day=call.admitted_at.date()) for address in CUSTOMERS]
+
+    assert list(look_at(page, stack, hers)) == []
