@@ -34,7 +34,7 @@ class TestFirstSteps:
         content = text(owner, "/")
 
         assert "Waiting for your key" in content
-        assert 'href="/keys/">Create a key' in content
+        assert 'href="/keys/create/">Create a key' in content
         assert "snippet-curl" not in content
 
     def test_who_may_not_create_keys_is_told_whom_to_ask(self) -> None:
