@@ -26,6 +26,7 @@ from django.test import AsyncClient, Client  # noqa: E402
 from django.test.utils import CaptureQueriesContext  # noqa: E402
 
 from accounts.models import Account, Membership  # noqa: E402
+from tests import people  # noqa: E402
 
 LARGE = re.compile(r"Seq Scan on (billing_(?:usagerecord\w*|transfer|usagehour))\b")
 ROUNDS = 3
@@ -35,8 +36,7 @@ def main() -> None:
     account, days = busiest()
     user = Membership.objects.filter(account=account).first().user  # type: ignore[union-attr]
     settings.ALLOWED_HOSTS.append("testserver")  # The name by which Django's test clients ask.
-    client = Client()
-    client.force_login(user)
+    client = people.signed_in(user)
     show(f"account {account.pk}\n{'':<44}{'queries':>8}{'ms':>9}{'in SQL':>9}  scans of large tables")
     for address in addresses(account, days):
         measure(client, address)

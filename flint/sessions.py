@@ -40,8 +40,8 @@ def follow(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Htt
 def _look_at(request: HttpRequest, user: User, now: datetime) -> None:
     session = UserSession.objects.filter(session_key=request.session.session_key).first()
     if session is None:
-        row = UserSession(user=user, session_key=request.session.session_key, **_client(request))
-        UserSession.objects.bulk_create([row], ignore_conflicts=True)
+        # allauth writes the row at every sign-in, so somebody took it away to end this session.
+        logout(request)
         return
     request.signed_in_at = session.created_at  # type: ignore[attr-defined]
     longest = settings.STAFF_SESSION_SECONDS if user.is_staff else settings.SESSION_COOKIE_AGE

@@ -6,10 +6,11 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest import mock
 
+from allauth.usersessions.models import UserSession
 from django.core import mail
 from django.test import Client
 
@@ -62,6 +63,15 @@ def customer() -> tuple[User, str]:
 
 def is_signed_in(client: Client) -> bool:
     return bool(client.get("/settings/").status_code == 200)
+
+
+def signed_in_a_while_ago(email: str, ago: timedelta = timedelta(minutes=6)) -> Client:
+    """Signed in so long ago that this alone no longer proves who it is."""
+    client = Client()
+    sign_in(client, email)
+    began = datetime.now(UTC) - ago
+    UserSession.objects.filter(session_key=client.session.session_key).update(created_at=began)
+    return client
 
 
 def say_it_is_still_me(client: Client, password: str = PASSWORD) -> Any:

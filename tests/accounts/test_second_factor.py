@@ -137,30 +137,42 @@ class TestIsItStillYou:
         ["/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/add/", "/accounts/2fa/recovery-codes/generate/"],
     )
     def test_is_asked_before_what_changes_the_sign_in(self, page: str) -> None:
-        client = Client()
-        browsing.sign_in(client, browsing.customer()[1])
+        client = browsing.signed_in_a_while_ago(browsing.customer()[1])
         assert client.get(page)["Location"].startswith("/accounts/reauthenticate/")
 
     def test_is_asked_again_after_five_minutes(self) -> None:
-        client = Client()
-        browsing.sign_in(client, browsing.customer()[1])
+        client = browsing.signed_in_a_while_ago(browsing.customer()[1])
         browsing.say_it_is_still_me(client)
         assert client.get("/accounts/2fa/totp/activate/").status_code == 200
         with browsing.later(timedelta(minutes=5, seconds=1)):
             assert client.get("/accounts/2fa/totp/activate/").status_code == 302
 
     def test_is_asked_before_the_address_changes(self) -> None:
-        client = Client()
-        browsing.sign_in(client, browsing.customer()[1])
+        client = browsing.signed_in_a_while_ago(browsing.customer()[1])
         response = client.post("/accounts/email/", {"action_add": "1", "email": browsing.address("new")})
         assert response["Location"].startswith("/accounts/reauthenticate/")
         assert not mail.outbox
 
     def test_wants_the_right_password(self) -> None:
-        client = Client()
-        browsing.sign_in(client, browsing.customer()[1])
+        client = browsing.signed_in_a_while_ago(browsing.customer()[1])
         browsing.say_it_is_still_me(client, "not the password")
         assert client.get("/accounts/2fa/totp/activate/").status_code == 302
+
+    def test_is_not_asked_of_who_has_just_signed_in(self) -> None:
+        client = Client()
+        browsing.sign_in(client, browsing.customer()[1])
+        assert client.get("/accounts/2fa/totp/activate/").status_code == 200
+
+    @pytest.mark.parametrize(("seconds", "status"), [(290, 200), (301, 302)])
+    def test_a_sign_in_is_proof_for_five_minutes(self, seconds: int, status: int) -> None:
+        client = browsing.signed_in_a_while_ago(browsing.customer()[1], timedelta(seconds=seconds))
+        assert client.get("/accounts/2fa/totp/activate/").status_code == status
+
+    def test_a_fresh_sign_in_elsewhere_proves_nothing_here(self) -> None:
+        _, email = browsing.customer()
+        here = browsing.signed_in_a_while_ago(email)
+        browsing.sign_in(Client(), email)
+        assert here.get("/accounts/2fa/totp/activate/").status_code == 302
 
 
 class TestTheAdmin:

@@ -91,6 +91,16 @@ class TestTheEnd:
         assert not browsing.is_signed_in(here)
         assert not browsing.is_signed_in(there)
 
+    def test_comes_when_staff_take_the_session_away(self) -> None:
+        user, email = browsing.customer()
+        client = signed_in(email)
+        row = UserSession.objects.get(user=user)
+
+        people.superuser().post(f"/admin/usersessions/usersession/{row.pk}/delete/", {"post": "yes"})
+
+        assert not browsing.is_signed_in(client)
+        assert not UserSession.objects.filter(user=user).exists()
+
     def test_the_session_key_changes_at_sign_in(self) -> None:
         client = Client()
         client.get("/accounts/login/")

@@ -99,8 +99,7 @@ class TestSignOut:
         assert not browsing.is_signed_in(client)
 
     def test_another_site_cannot_do_it(self) -> None:
-        client = Client(enforce_csrf_checks=True)
-        client.force_login(browsing.customer()[0])
+        client = people.signed_in(browsing.customer()[0], enforce_csrf_checks=True)
         assert client.post("/accounts/logout/").status_code == 403
         assert browsing.is_signed_in(client)
 

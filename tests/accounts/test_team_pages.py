@@ -306,8 +306,7 @@ class TestRoles:
         bob, invitation = joined(account, "member"), invited(account)
         people.member_of(account, "owner")
         before = state(account)
-        client = Client(enforce_csrf_checks=True)
-        client.force_login(owner_user(account))
+        client = people.signed_in(owner_user(account), enforce_csrf_checks=True)
 
         assert send(client, view, bob.pk, invitation.pk).status_code == 403
         args = {"role": [bob.pk], "remove": [bob.pk], "send_again": [invitation.pk], "withdraw": [invitation.pk]}

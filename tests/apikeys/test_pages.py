@@ -381,8 +381,7 @@ class TestForgery:
     @pytest.mark.parametrize("view", CHANGES)
     def test_a_form_from_elsewhere_is_refused(self, account: Account, view: str) -> None:
         key = made(account)
-        client = Client(enforce_csrf_checks=True)
-        client.force_login(account.users.get())
+        client = people.signed_in(account.users.get(), enforce_csrf_checks=True)
         assert send(client, view, key).status_code == 403
         assert client.post(reverse("apikeys:create"), {"name": "x", "creation_id": uuid4()}).status_code == 403
         assert ApiKey.objects.usable(datetime.now(UTC)).filter(account=account, name="laptop").count() == 1
