@@ -41,10 +41,18 @@ class Action(models.TextChoices):
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"
     ACCOUNT_DISABLED = "account.disabled", "disabled the account: calls are refused"
     ACCOUNT_ENABLED = "account.enabled", "enabled the account again"
+    # About people, whatever the account.
+    PERSON_SIGNED_IN = "person.signed_in", "signed in"
+    PERSON_SIGN_IN_FAILED = "person.sign_in_failed", "somebody gave a wrong password for {object}"
+    PERSON_SIGN_IN_CHANGED = "person.sign_in_changed", "changed how they sign in: {object}"
 
 
-# The first word of a key says what it is about.
-GROUPS = {key: key.capitalize() for key in dict.fromkeys(action.value.partition(".")[0] for action in Action)}
+# The first word of a key says what it is about. What people did to their own sign-in belongs to no account.
+GROUPS = {
+    key: key.capitalize()
+    for key in dict.fromkeys(action.value.partition(".")[0] for action in Action)
+    if key != "person"
+}
 
 
 def record(

@@ -42,7 +42,7 @@ def keys(request: HttpRequest, membership: Membership) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @requires(Permission.MANAGE_OWN_KEYS)
-@reauthentication_required(app="apikeys")  # type: ignore[untyped-decorator]  # allauth is not typed.
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
 def create(request: HttpRequest, membership: Membership) -> HttpResponse:
     form = NewKeyForm(request.POST or None, initial={"creation_id": uuid4(), "lifetime_days": ""})
     if form.is_valid():
@@ -105,7 +105,7 @@ def enable(request: HttpRequest, membership: Membership, key_id: int) -> HttpRes
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @requires(Permission.MANAGE_OWN_KEYS)
-@reauthentication_required(app="apikeys")  # type: ignore[untyped-decorator]  # allauth is not typed.
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
 def rotate(request: HttpRequest, membership: Membership, key_id: int) -> HttpResponse:
     key = _to_change(membership, key_id)
     form = RotateForm(request.POST or None, initial={"creation_id": uuid4()})

@@ -23,10 +23,11 @@ from django.contrib import messages
 from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from django.forms import BaseForm
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
-from accounts import registration
+from accounts import audit, registration
+from accounts.audit import Action
 from accounts.models import User
 from billing import credits
 from flint import sessions
@@ -66,9 +67,30 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
         super().send_account_already_exists_mail(email)
 
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
-        if app == "apikeys" and sessions.signed_in_lately(self.request):
-            return False  # Nobody shall be asked for the same password twice on the way to the first key.
-        return bool(super().is_reauthentication_required(app=app, **kwargs))
+        # Nobody shall be asked for the same password twice on the way to the first key.
+        return not sessions.signed_in_lately(self.request) and bool(
+            super().is_reauthentication_required(app=app, **kwargs)
+        )
+
+    def post_login(self, request: HttpRequest, user: User, **kwargs: Any) -> HttpResponse:
+        audit.record(Action.PERSON_SIGNED_IN, account=None, by=user)
+        response: HttpResponse = super().post_login(request, user, **kwargs)
+        return response
+
+    def authentication_failed(self, request: HttpRequest, **credentials: Any) -> None:
+        # The row is written for unknown addresses, too, so that time does not tell which are known; but mistyped ones
+        # are nobody's business.
+        user = User.objects.filter(email__iexact=credentials.get("email", "")).first()
+        whose = user.email if user else "an address that nobody has"
+        audit.record(Action.PERSON_SIGN_IN_FAILED, account=None, by=None, object=whose)
+
+    def send_notification_mail(
+        self, template_prefix: str, user: User, context: dict[str, Any] | None = None, email: str | None = None
+    ) -> None:
+        # allauth tells a person of every change of their sign-in, so here all of them pass.
+        change = template_prefix.rpartition("/")[2].replace("_", " ")
+        audit.record(Action.PERSON_SIGN_IN_CHANGED, account=None, by=user, object=change)
+        super().send_notification_mail(template_prefix, user, context, email)
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("accounts:settings")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils.timezone import now as clock
 
-from accounts.models import Account, Membership, Tier, User
+from accounts.models import Account, Invitation, Membership, Tier, User
 from apikeys.models import ApiKey
 from billing import ledger, partitions
 from billing.models import (
@@ -82,6 +83,17 @@ def repeated_wallet_seq() -> None:
 def repeated_lot() -> None:
     first = lot()
     lot(transfer=first.transfer)
+
+
+def invitation(**fields: Any) -> Invitation:
+    fields = {"email": "bob@example.test", "role": "member", "invited_by": factories.user(), **fields}
+    return Invitation.objects.create(account=factories.account(), digest=os.urandom(32), expires_at=NOW, **fields)
+
+
+def repeated_key() -> None:
+    account, creation_id = factories.account(), uuid4()
+    for _ in range(2):
+        ApiKey.objects.create(account=account, creation_id=creation_id, digest=os.urandom(32))
 
 
 def repeated_rate() -> None:
@@ -168,6 +180,8 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
         "price_ends_after_start",
         lambda: PriceVersion.objects.create(model=factories.language_model(), starts_at=NOW, ends_at=NOW),
     ),
+    ("apikey_created_once", repeated_key),
+    ("invitation_role_known", lambda: invitation(role="king")),
     ("rate_unique", repeated_rate),
     (
         "rate_positive",
