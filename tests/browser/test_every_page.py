@@ -19,7 +19,7 @@ from tests.stack import Stack
 
 STRANGERS = ["/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/sandbox/mailbox/", "/nowhere"]
 CUSTOMERS = [
-    *("/", "/usage/?split=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
+    *("/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
     *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
     *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
     *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),
