@@ -15,10 +15,12 @@ import pytest
 from django.http import HttpResponseBase
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from pytest_django import DjangoAssertNumQueries
 
 from accounts import access
 from accounts.access import Permission
 from accounts.models import Account, Invitation, Membership
+from apikeys import keys
 from tests import factories, people
 
 pytestmark = pytest.mark.django_db
@@ -102,11 +104,11 @@ def ask(client: Client, address: Address, **arguments: Any) -> HttpResponseBase:
 
 def belongings(account: Account) -> dict[str, Any]:
     """Something of the account for everything that an address can name."""
-    key = account.api_keys.get()
+    key = account.api_keys.earliest("id")
     member = Membership.objects.create(account=account, user=factories.user(), role=Role.MEMBER)
     invitation = Invitation.objects.create(
         account=account,
-        email="bob@example.test",
+        email=f"{factories.unique('bob')}@example.test",
         role=Role.MEMBER,
         invited_by=member.user,
         digest=os.urandom(32),
@@ -165,6 +167,20 @@ def test_what_belongs_to_another_account_does_not_exist(address: Address, alices
     charlie = member(factories.account(), Role.OWNER)
 
     assert ask(charlie, address, **belongings(alices)).status_code == 404
+
+
+@pytest.mark.parametrize("address", OURS, ids=str)
+def test_a_page_needs_at_most_twelve_queries(
+    address: Address, alices: Account, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    owner = member(alices, Role.OWNER)
+    for number in range(30):
+        named = belongings(alices)
+        keys.create(account=alices, name=f"key {number}", now=datetime.now(UTC))
+
+    url = reverse(address.name, kwargs={name: named[name] for name in address.arguments})
+    with django_assert_max_num_queries(12):
+        owner.get(url)
 
 
 @pytest.mark.parametrize("address", ADMIN, ids=str)
