@@ -19,7 +19,15 @@ from tests.billing.looking import FILES, PAGES, called, customer, downloaded, me
 pytestmark = pytest.mark.django_db
 
 NOW = datetime.now(UTC)
-TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+# Asked at each use: a run of all tests may begin on one day and end on another.
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def today() -> datetime:
+    return now().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def shown_version(client: Client) -> str:
@@ -29,7 +37,7 @@ def shown_version(client: Client) -> str:
 class TestFirstSteps:
     def test_without_a_key_the_next_one_is_to_create_one(self) -> None:
         account, owner = customer()
-        ApiKey.objects.filter(account=account).update(revoked_at=NOW)
+        ApiKey.objects.filter(account=account).update(revoked_at=now())
 
         content = text(owner, "/")
 
@@ -60,7 +68,7 @@ class TestFirstSteps:
         version = shown_version(owner)
 
         waiting = owner.get(f"/first-steps/?shown={version}")
-        called(account, 38_400_000, at=NOW, settled=False)
+        called(account, 38_400_000, at=now(), settled=False)
         arrived = owner.get(f"/first-steps/?shown={version}")
 
         assert (waiting.status_code, waiting.content) == (204, b"")
@@ -85,7 +93,7 @@ class TestFirstSteps:
 
     def test_the_page_notices_a_key_that_was_made_elsewhere(self) -> None:
         account, owner = customer()
-        ApiKey.objects.filter(account=account).update(revoked_at=NOW)
+        ApiKey.objects.filter(account=account).update(revoked_at=now())
         version = shown_version(owner)
 
         ApiKey.objects.create(account=account, name="new", digest=b"n" * 32, display="tk-n")
@@ -96,7 +104,7 @@ class TestFirstSteps:
         account, owner = customer()
         version = shown_version(owner)
 
-        RefusedCalls.objects.create(account=account, hour=NOW, status=402, code="insufficient_balance", calls=2)
+        RefusedCalls.objects.create(account=account, hour=now(), status=402, code="insufficient_balance", calls=2)
 
         content = text(owner, f"/first-steps/?shown={version}")
         assert "the balance was too low (402 <code>insufficient_balance</code>)" in content
@@ -116,21 +124,21 @@ class TestFirstSteps:
 class TestMoney:
     def test_what_was_spent_today_this_month_and_before_is_told(self) -> None:
         account, owner = customer()
-        yesterday, last_month = TODAY - timedelta(minutes=1), TODAY.replace(day=1) - timedelta(minutes=1)
-        called(account, 10**9, at=TODAY)
+        yesterday, last_month = today() - timedelta(minutes=1), today().replace(day=1) - timedelta(minutes=1)
+        called(account, 10**9, at=today())
         called(account, 10**10, at=yesterday)
         called(account, 10**11, at=last_month - timedelta(days=3))
 
         context = owner.get("/").context
 
-        this_month = 10**9 + (10**10 if yesterday.month == TODAY.month else 0)
+        this_month = 10**9 + (10**10 if yesterday.month == today().month else 0)
         assert (context["today"], context["yesterday"], context["this_month"]) == (10**9, 10**10, this_month)
         assert context["this_month"] + context["last_month"] == 10**9 + 10**10 + 10**11
         assert context["chart"].bars[-1].total == 10**9
 
     def test_held_money_is_told_apart_from_the_balance(self) -> None:
         account, owner = customer()
-        called(account, 0, at=NOW)
+        called(account, 0, at=now())
         factories.held(factories.ask(account, 10**11))
 
         content = text(owner, "/")
@@ -140,7 +148,7 @@ class TestMoney:
 
     def test_a_balance_below_zero_is_told_with_what_to_do(self) -> None:
         account, owner = customer(5)
-        called(account, 4, at=NOW)
+        called(account, 4, at=now())
         Wallet.objects.filter(account=account).update(posted=-7, debt=7)
 
         content = text(owner, "/")
@@ -150,9 +158,9 @@ class TestMoney:
 
     def test_promotional_credit_is_told_with_its_end(self) -> None:
         account, owner = customer()
-        called(account, 0, at=NOW)
+        called(account, 0, at=now())
         factories.promotion(account, 5 * 10**12, expires_at=datetime(2099, 1, 2, 3, 4, tzinfo=UTC))
-        factories.promotion(account, 7, expires_at=NOW - timedelta(days=1))
+        factories.promotion(account, 7, expires_at=now() - timedelta(days=1))
 
         content = text(owner, "/")
 
@@ -191,10 +199,10 @@ class TestRunway:
 
     def test_a_day_after_the_first_call_it_is_told_and_before_that_it_is_a_dash(self) -> None:
         account, owner = customer(100 * 10**9)
-        called(account, 10**9, at=NOW - timedelta(hours=3))
+        called(account, 10**9, at=now() - timedelta(hours=3))
         assert "Known a day after the first call" in text(owner, "/")
 
-        called(account, 9 * 10**9, at=NOW - timedelta(days=2))
+        called(account, 9 * 10**9, at=now() - timedelta(days=2))
         assert owner.get("/").context["runway"].days in range(15, 23)  # 90 at 10 in about two days.
 
 
@@ -206,8 +214,8 @@ class TestPage:
             text(owner, "/")
         for number in range(15):
             ApiKey.objects.create(account=account, name="k", digest=bytes([number]) * 32, display="tk-k")
-            factories.promotion(account, 10, expires_at=NOW + DAY)
-            called(account, 3, at=NOW - number * DAY, model_id=factories.price().model_id)
+            factories.promotion(account, 10, expires_at=now() + DAY)
+            called(account, 3, at=now() - number * DAY, model_id=factories.price().model_id)
         with django_assert_max_num_queries(11):
             text(owner, "/")
         with django_assert_max_num_queries(11):
@@ -215,7 +223,7 @@ class TestPage:
 
     def test_shows_a_few_keys_and_where_the_others_are(self) -> None:
         account, owner = customer()
-        called(account, 0, at=NOW)
+        called(account, 0, at=now())
         assert "Manage keys" in text(owner, "/")
         for number in range(6):
             ApiKey.objects.create(account=account, name="k", digest=bytes([number]) * 32, display="tk-k")
@@ -223,7 +231,7 @@ class TestPage:
 
     def test_who_may_not_see_keys_sees_none(self) -> None:
         account, _ = customer()
-        called(account, 3, at=NOW)
+        called(account, 3, at=now())
 
         assert "Manage keys" not in text(member(account, "billing"), "/")
 
@@ -232,7 +240,7 @@ class TestExports:
     @pytest.mark.parametrize("address", FILES)
     def test_who_takes_data_away_is_written_down(self, address: str) -> None:
         account, _ = customer()
-        called(account, 7, at=NOW)
+        called(account, 7, at=now())
         client = member(account, "admin")
 
         name, _ = downloaded(client, address)
@@ -262,7 +270,7 @@ class TestWhoMayLook:
     @pytest.mark.parametrize("role", ["owner", "admin", "member", "billing"])
     def test_everybody_in_the_account_sees_what_it_used(self, role: str) -> None:
         account, _ = customer()
-        call = called(account, 7, at=NOW)
+        call = called(account, 7, at=now())
         client = member(account, role)
 
         for address in ("/", "/usage/", "/requests/", f"/requests/{call.id}/", "/first-steps/"):
@@ -288,7 +296,7 @@ class TestWhoMayLook:
     def test_another_account_is_in_none_of_the_pages(self, address: str) -> None:
         account, _ = customer(123 * 10**12)
         ApiKey.objects.filter(account=account).update(name="alices key")
-        call = called(account, 77_777_777, at=NOW)
+        call = called(account, 77_777_777, at=now())
         _, charlie = customer()
 
         content = text(charlie, address)
