@@ -5,16 +5,41 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import cast
 
+# Their models are taken from where they are registered, so that they are there to be unregistered below.
+from allauth.account.admin import EmailAddress
+from allauth.mfa.admin import Authenticator
+from allauth.socialaccount.admin import SocialAccount, SocialApp, SocialToken
+from allauth.usersessions.admin import UserSession
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import CHANGE, DELETION, LogEntry
+from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.db.models import QuerySet
+from django.contrib.auth.models import Group
+from django.db.models import Model, QuerySet
 from django.forms import Field, ModelForm
 from django.http import HttpRequest
 
-from accounts import registration
+from accounts import registration, sign_ins
 from accounts.models import Account, AuditEvent, Membership, Tier, User
+
+# Providers are set by the environment and their tokens are not stored. The others have pages of ours below: allauth's
+# show the secrets of authenticators, and let staff take over each other.
+admin.site.unregister([EmailAddress, Authenticator, SocialAccount, SocialApp, SocialToken, UserSession, Group])
+
+
+class LookOnlyAdmin(admin.ModelAdmin):
+    show_full_result_count = False
+    ordering = ["-id"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
 
 
 class NewUserForm(AdminUserCreationForm):
@@ -52,6 +77,10 @@ class UserAdmin(DjangoUserAdmin):
         # Who may change users must not be able to make a superuser, or a user of more rights than their own.
         ranks = [] if request.user.is_superuser else ["is_staff", "is_superuser", "groups", "user_permissions"]
         return ["last_login", "date_joined", *ranks]
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        may_change = super().has_change_permission(request, obj)
+        return may_change and (obj is None or sign_ins.may_touch(_staff(request), obj))
 
     def save_model(self, request: HttpRequest, obj: User, form: ModelForm[User], change: bool) -> None:
         super().save_model(request, obj, form, change)
@@ -134,7 +163,7 @@ class AccountAdmin(admin.ModelAdmin):
 
 
 @admin.register(AuditEvent)
-class AuditEventAdmin(admin.ModelAdmin):
+class AuditEventAdmin(LookOnlyAdmin):
     """The database refuses every change, so there is nothing to do here but to look."""
 
     list_display = ["created_at", "actor", "action", "object", "account", "ip"]
@@ -142,17 +171,95 @@ class AuditEventAdmin(admin.ModelAdmin):
     list_filter = [("actor", admin.EmptyFieldListFilter)]
     search_fields = ["action", "object", "actor__email", "account__name", "ip"]
     search_help_text = "Action, what it was done to, who did it, name of the account, or address."
-    ordering = ["-id"]
-    show_full_result_count = False
+
+
+@admin.register(Group)
+class GroupAdmin(DjangoGroupAdmin):
+    """For superusers: who may change a group could give themselves every right through one of their own."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
+        return _staff(request).is_superuser
 
-    def has_change_permission(self, request: HttpRequest, obj: AuditEvent | None = None) -> bool:
-        return False
+    def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return _staff(request).is_superuser
 
-    def has_delete_permission(self, request: HttpRequest, obj: AuditEvent | None = None) -> bool:
-        return False
+    def has_delete_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return _staff(request).is_superuser
+
+
+@admin.register(EmailAddress)
+class EmailAddressAdmin(LookOnlyAdmin):
+    """To change one, change the user: the new address is confirmed by a code at the next sign-in."""
+
+    list_display = ["email", "user", "verified", "primary"]
+    list_filter = ["verified"]
+    list_select_related = ["user"]
+    search_fields = ["email", "user__email"]
+    fields = ["user", "email", "verified", "primary"]
+
+
+@admin.register(SocialAccount)
+class SocialAccountAdmin(LookOnlyAdmin):
+    list_display = ["user", "provider", "last_login", "date_joined"]
+    list_filter = ["provider"]
+    list_select_related = ["user"]
+    search_fields = ["user__email"]
+    fields = ["user", "provider", "uid", "last_login", "date_joined"]
+
+
+@admin.register(UserSession)
+class UserSessionAdmin(LookOnlyAdmin):
+    list_display = ["user", "ip", "created_at", "last_seen_at", "user_agent"]
+    list_select_related = ["user"]
+    search_fields = ["user__email", "ip"]
+    search_help_text = "E-mail address of the person, or IP address."
+    fields = [
+        "user",
+        "ip",
+        "created_at",
+        "last_seen_at",
+        "user_agent",
+    ]  # Never the key, which is as good as a password.
+    actions = ["end"]
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        return _staff(request).has_perm("usersessions.delete_usersession")
+
+    @admin.action(description="End: they have to sign in again", permissions=["end"])
+    def end(self, request: HttpRequest, queryset: QuerySet[UserSession]) -> None:
+        chosen = list(queryset.select_related("user"))
+        if _may_touch_all(request, chosen):
+            LogEntry.objects.log_actions(_staff(request).pk, chosen, DELETION, "Ended.")
+            sign_ins.end_sessions(chosen=chosen, by=_staff(request))
+            messages.success(request, f"Ended: {len(chosen)}.")
+
+
+@admin.register(Authenticator)
+class AuthenticatorAdmin(LookOnlyAdmin):
+    list_display = ["user", "type", "created_at", "last_used_at"]
+    list_filter = ["type"]
+    list_select_related = ["user"]
+    search_fields = ["user__email"]
+    fields = ["user", "type", "created_at", "last_used_at"]  # Never the data: it holds the secrets.
+    actions = ["remove"]
+
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        return _staff(request).has_perm("mfa.delete_authenticator")
+
+    @admin.action(description="Remove: the person has lost it, and proved who they are", permissions=["remove"])
+    def remove(self, request: HttpRequest, queryset: QuerySet[Authenticator]) -> None:
+        chosen = list(queryset.select_related("user"))
+        if _may_touch_all(request, chosen):
+            LogEntry.objects.log_actions(_staff(request).pk, chosen, DELETION, "Removed.")
+            sign_ins.remove_authenticators(chosen=chosen, by=_staff(request))
+            messages.success(request, f"Removed: {len(chosen)}.")
+
+
+def _may_touch_all(request: HttpRequest, chosen: list[UserSession] | list[Authenticator]) -> bool:
+    if all(sign_ins.may_touch(_staff(request), row.user) for row in chosen):
+        return True
+    messages.error(request, "Nothing was done: some of these belong to staff, and only a superuser may touch them.")
+    return False
 
 
 def _staff(request: HttpRequest) -> User:

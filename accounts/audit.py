@@ -45,6 +45,8 @@ class Action(models.TextChoices):
     PERSON_SIGNED_IN = "person.signed_in", "signed in"
     PERSON_SIGN_IN_FAILED = "person.sign_in_failed", "somebody gave a wrong password for {object}"
     PERSON_SIGN_IN_CHANGED = "person.sign_in_changed", "changed how they sign in: {object}"
+    PERSON_SESSION_ENDED = "person.session_ended", "ended a session of {object}"
+    PERSON_FACTOR_REMOVED = "person.factor_removed", "removed {object}"
 
 
 # The first word of a key says what it is about. What people did to their own sign-in belongs to no account.

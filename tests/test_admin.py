@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
+from allauth.usersessions.models import UserSession
 from django.contrib import admin
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.db import connection, models
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -80,6 +83,38 @@ def test_every_model_of_ours_is_there() -> None:
     }
 
     assert registered == set(OURS)
+
+
+def signs_in_every_way(account: Account) -> User:
+    """Its owner, with a row in every table of others that the admin shows."""
+    user = account.users.get()
+    user.set_password("hidden-password")
+    user.save()
+    Authenticator.objects.create(user=user, type="totp", data={"secret": "hidden-data"})
+    SocialAccount.objects.create(user=user, provider="x", uid=user.email, extra_data={"x": "hidden-data"})
+    people.signed_in(user)
+    Group.objects.create(name=factories.unique("support"))
+    return user
+
+
+def test_every_list_its_search_and_its_first_row_answer_and_tell_no_secret() -> None:
+    user = signs_in_every_way(one_of_each())
+    staff = people.superuser()
+    sessions = UserSession.objects.values_list("session_key", flat=True)
+    secrets = ["hidden-", "sk-secret", user.password, *sessions]
+
+    for model in admin.site._registry:
+        row = model._default_manager.order_by("-pk").first()
+        assert row is not None, model
+        for address in (page(model), f"{page(model)}?q=alice", page(model, "change", row.pk)):
+            response = staff.get(address)
+            assert response.status_code == 200, address
+            shown = response.content.decode()
+            assert [secret for secret in secrets if secret in shown] == [], address
+
+
+def test_what_staff_need_not_have_is_not_there() -> None:
+    assert not {SocialApp, SocialToken} & set(admin.site._registry)
 
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
