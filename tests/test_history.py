@@ -8,7 +8,7 @@ from typing import Any
 import pghistory
 import pytest
 from django.apps import apps
-from django.db import ProgrammingError, connection, models, transaction
+from django.db import IntegrityError, ProgrammingError, connection, models, transaction
 
 from accounts.models import Account, Membership, Tier, User
 from apikeys import keys
@@ -114,6 +114,14 @@ def test_the_history_itself_cannot_be_rewritten(model: type[models.Model], state
 
     with pytest.raises(ProgrammingError, match="Cannot update or delete rows"), transaction.atomic():
         connection.cursor().execute(statement.format(table))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", TRACKED)
+def test_the_history_cannot_be_emptied(model: type[models.Model]) -> None:
+    table = history(model).model._meta.db_table
+    with connection.cursor() as cursor, pytest.raises(IntegrityError, match="refused"), transaction.atomic():
+        cursor.execute(f"TRUNCATE {table}")
 
 
 @pytest.mark.usefixtures("committed")
