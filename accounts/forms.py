@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 
-from accounts import access, audit
+from accounts import access, audit, team
 from accounts.access import Permission, Role
 from accounts.models import Account, Membership
 from accounts.registration import NAME_LENGTH
@@ -52,4 +52,6 @@ class ActivityFilter(forms.Form):
     def __init__(self, *args: Any, account: Account, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         people = account.users.order_by("email").values_list("pk", "email")
-        self.fields["person"].choices = [("", "Everybody"), *people]  # type: ignore[attr-defined]
+        gone = team.former_members(account=account).values_list("pk", "email")
+        former = [("No longer here", list(gone))] if gone else []
+        self.fields["person"].choices = [("", "Everybody"), *people, *former]  # type: ignore[attr-defined]

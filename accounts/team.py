@@ -6,15 +6,18 @@ person who acts too.
 
 from __future__ import annotations
 
+from django.apps import apps
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import QuerySet
 
 from accounts import access, audit
 from accounts.access import Permission, Role
 from accounts.audit import Action
-from accounts.models import Account, Membership
+from accounts.models import Account, Membership, User
 
 MEMBERS_PER_ACCOUNT = 100
+FORMER_MEMBERS_SHOWN = 200
 
 
 class LastOwner(Exception):
@@ -56,6 +59,13 @@ def leave(*, member: Membership) -> None:
         _insist_on_another_owner(found)
         found.delete()
         audit.record(Action.TEAM_LEFT, account=member.account, by=member.user, details={"role": found.role})
+
+
+def former_members(*, account: Account) -> QuerySet[User]:
+    """Who belonged to the account and no longer does: some of them, should they be very many."""
+    ever = apps.get_model("accounts", "MembershipHistory").objects.filter(account=account)
+    gone = User.objects.filter(pk__in=ever.values("user")).exclude(pk__in=account.users.values("pk"))
+    return gone.order_by("email")[:FORMER_MEMBERS_SHOWN]
 
 
 def lock(account: Account) -> None:

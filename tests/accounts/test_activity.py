@@ -87,6 +87,21 @@ def test_shows_one_persons_acts(account: Account) -> None:
     assert "key-001" not in content
 
 
+def test_what_a_person_did_who_was_removed_can_still_be_chosen(account: Account) -> None:
+    bob = people.member_of(account, "admin")
+    keys_made(account, 1, by=bob)
+    keys_made(account, 2, by=account.users.exclude(pk=bob.pk).get())
+    account.memberships.get(user=bob).delete()
+    alice = people.owner_of(account)
+
+    content = page(alice, f"?person={bob.pk}")
+
+    assert re.search(rf'"No longer here">\s*<option value="{bob.pk}" selected>{bob.email}</option>', content)
+    assert "key-000" in content
+    assert "key-001" not in content
+    assert "No longer here" not in page(people.owner_of(people.customer("charlie")[0]))
+
+
 @pytest.mark.parametrize(
     "query", ["?group=x", "?person=x", "?person=1", "?before=x", "?before=" + "9" * 40, "?group=%00"]
 )
@@ -130,6 +145,14 @@ def test_needs_few_queries_whatever_there_is(account: Account) -> None:
 @pytest.mark.parametrize(("role", "status"), [("owner", 200), ("admin", 200), ("member", 403), ("billing", 403)])
 def test_owners_and_admins_see_it(account: Account, role: str, status: int) -> None:
     assert people.signed_in(people.member_of(account, role)).get("/activity/").status_code == status
+
+
+def test_who_may_not_is_told_why_and_who_can_change_it(account: Account) -> None:
+    response = people.signed_in(people.member_of(account, "billing")).get("/activity/")
+
+    told = f"Your role in {account}, billing, may not see what was done in the account."
+    assert told in response.content.decode()
+    assert "An owner or admin of the account can change that." in response.content.decode()
 
 
 def test_a_name_is_only_a_name(account: Account) -> None:
