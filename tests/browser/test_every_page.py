@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from apikeys import keys
 from billing import settlement
@@ -66,3 +66,15 @@ def test_a_customers_pages_can_be_used_by_everybody(new_page: NewPage, stack: St
     hers = [address.format(key=key.pk, call=call.id, day=call.admitted_at.date()) for address in CUSTOMERS]
 
     assert list(look_at(page, stack, hers)) == []
+
+
+def test_on_a_phone_a_row_is_read_and_used_without_scrolling_sideways(new_page: NewPage, stack: Stack) -> None:
+    account, email = people.customer("alice", password=people.PASSWORD)
+    people.member_of(account, "member")
+    page = new_page(viewport={"width": 390, "height": 800})
+    sign_in(page, stack, email)
+
+    page.goto(f"{stack.webs[0].url}/team/")
+    expect(page.get_by_role("link", name="Remove")).to_be_in_viewport(ratio=1)
+    page.goto(f"{stack.webs[0].url}/activity/")
+    expect(page.get_by_text("opened the account alice")).to_be_in_viewport(ratio=1)
