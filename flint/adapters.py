@@ -18,12 +18,14 @@ from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
+from allauth.socialaccount.providers.base.constants import AuthProcess
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.hashers import make_password
 from django.db import transaction
 from django.forms import BaseForm
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 
 from accounts import audit, registration
@@ -31,6 +33,7 @@ from accounts.audit import Action
 from accounts.models import User
 from billing import credits
 from flint import sessions
+from flint.single_sign_on import nonce
 from gateway import credentials
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,26 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
 
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    def pre_social_login(self, request: HttpRequest, sociallogin: Any) -> None:
+        if "nonce" in sociallogin.state:
+            nonce.check(sociallogin)
+        if sociallogin.is_existing or sociallogin.state.get("process") == AuthProcess.CONNECT:
+            return
+        # Of an address that the provider does not vouch for, allauth tells nobody but the address.
+        vouched_for = {address.email for address in sociallogin.email_addresses if address.verified}
+        for email in vouched_for:
+            if User.objects.filter(email__iexact=email).exists():
+                name = sociallogin.provider.name
+                messages.error(
+                    request,
+                    f"{email} has signed up here already. Sign in as before; in your settings you can then "
+                    f"connect {name} and sign in with it from then on.",
+                )
+                raise ImmediateHttpResponse(redirect("account_login"))
+
+    def on_authentication_error(self, request: HttpRequest, provider: Any, **reason: Any) -> None:
+        log.warning("sign-in with %s failed: %s %r", provider, reason.get("error"), reason.get("exception"))
+
     def save_user(self, request: HttpRequest, sociallogin: Any, form: BaseForm | None = None) -> User:
         with transaction.atomic():
             if form is None:  # With a form the other adapter opens the account.

@@ -100,10 +100,13 @@ class Environment:
             if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost"):
                 self.fault("SOCIAL_OIDC_SERVER_URL is http://, but who signs in there must be asked over https.")
             name = self.text("SOCIAL_OIDC_NAME", "Single sign-on")
-            apps = [{**app, "provider_id": "oidc", "name": name, "settings": {"server_url": server}}]
-            providers["openid_connect"] = {"APPS": apps, "OAUTH_PKCE_ENABLED": True, "SCOPE": ["openid", "email"]}
+            oidc = {**app, "provider_id": "oidc", "name": name, "settings": {"server_url": server}}
+            providers["openid_connect"] = {"APPS": [oidc], "OAUTH_PKCE_ENABLED": True, "SCOPE": ["openid", "email"]}
             origins.append(self.text("SOCIAL_OIDC_ORIGIN", f"{parts.scheme}://{parts.netloc}"))
-        return providers, [f"allauth.socialaccount.providers.{name}" for name in providers], origins
+        apps = {name: f"allauth.socialaccount.providers.{name}" for name in providers}
+        if "openid_connect" in apps:
+            apps["openid_connect"] = "flint.single_sign_on"
+        return providers, list(apps.values()), origins
 
     def _social_app(self, prefix: str) -> dict[str, str] | None:
         client_id, secret = self.text(f"{prefix}_CLIENT_ID", ""), self.text(f"{prefix}_SECRET", "")
