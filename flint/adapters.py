@@ -103,6 +103,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
 
 
 class SocialAccountAdapter(DefaultSocialAccountAdapter):  # type: ignore[misc]
+    error_messages = {
+        **DefaultSocialAccountAdapter.error_messages,
+        "no_password": "This is your only way to sign in. Set a password in your settings first.",
+    }
+
     def pre_social_login(self, request: HttpRequest, sociallogin: Any) -> None:
         if "nonce" in sociallogin.state:
             nonce.check(sociallogin)

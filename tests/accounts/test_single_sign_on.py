@@ -272,7 +272,7 @@ class TestConnecting:
 
         browser.send("/accounts/3rdparty/", account=SocialAccount.objects.get(uid=sub).pk)
 
-        assert "Your account has no password set up." in browser.page.text
+        assert "This is your only way to sign in. Set a password" in browser.page.text
         assert SocialAccount.objects.filter(uid=sub).exists()
 
     def test_what_belongs_to_another_person_is_refused(self, web: WebProcess, provider: IdentityProvider) -> None:
