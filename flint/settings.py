@@ -286,7 +286,7 @@ if PRODUCTION or env.has("EMAIL_HOST"):
         env.fault("EMAIL_HOST_USER needs EMAIL_USE_TLS or EMAIL_USE_SSL: anybody could read its password.")
     EMAIL_TIMEOUT = env.integer("EMAIL_TIMEOUT", 10, minimum=1, maximum=60)
 else:
-    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"  # /sandbox/mailbox/ shows them.
+    EMAIL_BACKEND = "flint.sandbox.mail_files.EmailBackend"  # /sandbox/mailbox/ shows them.
     EMAIL_FILE_PATH = DATA_FOLDER / "mail"
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.text(
     "DEFAULT_FROM_EMAIL", None if PRODUCTION else "Flint <flint@example.test>", hint="Whom our mails come from."

@@ -1,4 +1,4 @@
-"""The mails that the sandbox sent, for a laptop without a mail server: one file each, written by Django."""
+"""The mails that the sandbox sent, for a laptop without a mail server: one file each (`mail_files`)."""
 
 from __future__ import annotations
 
@@ -46,14 +46,12 @@ def mailbox(request: HttpRequest) -> HttpResponse:
 
 def _newest() -> list[Mail]:
     folder = getattr(settings, "EMAIL_FILE_PATH", None)  # None: mails go to a server.
-    files = sorted(Path(folder).glob("*.log"), key=lambda path: path.stat().st_mtime_ns) if folder else []
+    files = sorted(Path(folder).glob("*.eml"), key=lambda path: path.stat().st_mtime_ns) if folder else []
     return [_read(path) for path in files[: -SHOWN - 1 : -1]]
 
 
 def _read(path: Path) -> Mail:
-    """Django writes a line of dashes after each message; we send one message at a time."""
-    raw = path.read_bytes().rsplit(b"\n" + b"-" * 79, 1)[0]
-    message = email.message_from_bytes(raw, EmailMessage, policy=policy.default)
+    message = email.message_from_bytes(path.read_bytes(), EmailMessage, policy=policy.default)
     body = message.get_body(("plain",))
     text = body.get_content().replace("\r\n", "\n") if body is not None else ""
     found = {"code": _CODE.search(text), "link": _LINK.search(text)}

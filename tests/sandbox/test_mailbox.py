@@ -1,4 +1,4 @@
-"""The mailbox of the sandbox, over mails that Django's own backend wrote."""
+"""The mailbox of the sandbox, over mails that its backend wrote."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folder(settings: object, tmp_path: Path) -> Path:
 
 def send(folder: Path, subject: str, text: str, *, minute: int = 0) -> None:
     known = set(folder.glob("*")) if folder.exists() else set()
-    connection = mail.get_connection("django.core.mail.backends.filebased.EmailBackend", file_path=str(folder))
+    connection = mail.get_connection("flint.sandbox.mail_files.EmailBackend")
     mail.EmailMessage(subject, text, "us@example.test", ["you@example.test"], connection=connection).send()
     for path in set(folder.glob("*")) - known:
         os.utime(path, (1_700_000_000 + 60 * minute,) * 2)
@@ -40,6 +40,13 @@ def test_the_newest_comes_first(folder: Path) -> None:
         send(folder, f"number {minute}", "text", minute=minute)
     page = content()
     assert page.index("number 3") < page.index("number 2") < page.index("number 1")
+
+
+def test_mails_of_one_moment_stay_apart(folder: Path) -> None:
+    for number in range(20):
+        send(folder, f"number {number}", "text")
+
+    assert content().count("<article") == 20
 
 
 def test_it_shows_whom_it_went_to_and_all_of_the_text(folder: Path) -> None:
