@@ -20,6 +20,7 @@ from tests.demo_backend.process import DemoBackend
 T = TypeVar("T")
 
 START_SECONDS = 60.0
+WORKER_STOP_SECONDS = 60.0
 
 
 class WebProcess:
@@ -88,7 +89,11 @@ def worker(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            # A worker that lost its broker may wait for connections that nobody answers, 10 s each.
+            process.wait(WORKER_STOP_SECONDS)
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def somebody() -> tuple[str, str]:
 
 def mail_to(email: str) -> str:
     def newest() -> str | None:
-        files = sorted(Path(settings.DATA_FOLDER, "mail").glob("*.log"), key=lambda path: path.stat().st_mtime_ns)
+        files = sorted(Path(settings.DATA_FOLDER, "mail").glob("*.eml"), key=lambda path: path.stat().st_mtime_ns)
         mails = [message_from_bytes(file.read_bytes()) for file in reversed(files)]
         return next((str(mail.get_payload()) for mail in mails if mail["To"] == email), None)
 
