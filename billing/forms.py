@@ -119,12 +119,12 @@ def _keys(account: Account) -> list[tuple[int, str]]:
 
 
 def _models(account: Account, *, asked: str) -> dict[str, int]:
-    """Public id -> id of what is or was for sale to the account. One no longer listed is known to who has used it."""
+    """Public id -> id of what is shown for sale to the account. Any other is known to who has used it."""
     sold = Q(price_versions__account=None) | Q(price_versions__account=account)
-    known = LanguageModel.objects.filter(sold, listed=True, price_versions__isnull=False).distinct()
+    known = LanguageModel.objects.filter(sold, listed=True, hidden=False, price_versions__isnull=False).distinct()
     models = dict(known.order_by("public_id").values_list("public_id", "pk"))
     if asked and asked not in models and "\0" not in asked:
-        unlisted = LanguageModel.objects.filter(public_id=asked, listed=False).first()
-        if unlisted is not None and UsageHour.objects.filter(account=account, model=unlisted).exists():
-            models[unlisted.public_id] = unlisted.pk
+        other = LanguageModel.objects.filter(public_id=asked).first()
+        if other is not None and UsageHour.objects.filter(account=account, model=other).exists():
+            models[other.public_id] = other.pk
     return models

@@ -1,4 +1,4 @@
-"""What is for sale at a moment, as people read it: one **Offer** for each listed model that has a price in force."""
+"""What is for sale at a moment, as people read it: one **Offer** for each model shown that has a price in force."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Offer:
 
 def offers(*, now: datetime, account: Account | None = None) -> list[Offer]:
     """The offers to everybody, or to one customer, whose contract prices replace the list prices."""
-    versions = in_force(now).filter(Q(account=None) | Q(account=account), model__listed=True)
+    versions = in_force(now).filter(Q(account=None) | Q(account=account), model__listed=True, model__hidden=False)
     chosen: dict[int, PriceVersion] = {}
     for version in versions.select_related("model").order_by("model_id"):
         if version.account_id is not None or version.model_id not in chosen:

@@ -18,7 +18,7 @@ from billing.ledger import Ask
 from billing.pricing import Price
 from gateway import metering, relay
 from gateway.directory import Model
-from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable
+from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable, WrongModel
 from gateway.exchange import Exchange
 from gateway.metering import Meter
 from gateway.process import GatewayProcess
@@ -59,6 +59,8 @@ def _on_sale(process: GatewayProcess, key: KeyFacts, parsed: Parsed, at: datetim
     price = process.directory.schedule.in_force(model.id, key.account_id, at) if model else None
     if model is None or price is None:
         raise ModelNotFound(f"The model `{name}` does not exist. GET /v1/models lists those that do.", param="model")
+    if model.type not in parsed.request.ENDPOINT.sells:
+        raise WrongModel(f"`{name}` is a model of the type {model.type}, which another URL serves.", param="model")
     if parsed.request.output_limit > model.max_output_tokens:
         raise InvalidRequest(
             f"max_tokens is {parsed.request.output_limit}, but {name} writes at most {model.max_output_tokens}.",
@@ -93,6 +95,7 @@ async def _limited(
             input_estimate=estimate,
             output_bound=output,
             context_tokens=model.context_tokens,
+            prompts=parsed.request.prompts,
             choices=parsed.request.choices,
         ),
         admitted_at=admitted_at,

@@ -33,6 +33,7 @@ class Model:
     type: str
     context_tokens: int
     max_output_tokens: int
+    hidden: bool
     created_at: datetime
 
 
@@ -55,7 +56,7 @@ class Directory:
     targets: dict[int, list[Target]]
 
     def on_sale(self, at: datetime) -> list[tuple[Model, Price]]:
-        """Every listed model with a list price in force."""
+        """Every listed model with a list price in force, hidden ones included."""
         priced = ((model, self.schedule.in_force(model.id, None, at)) for model in self.models.values())
         return [(model, price) for model, price in priced if price is not None]
 
@@ -95,7 +96,7 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
 
 
 _MODELS = """
-SELECT id, public_id, family, name, type, context_tokens, max_output_tokens, created_at
+SELECT id, public_id, family, name, type, context_tokens, max_output_tokens, hidden, created_at
   FROM billing_languagemodel WHERE listed ORDER BY id
 """
 

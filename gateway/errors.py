@@ -95,6 +95,10 @@ class ClientGone(InvalidRequest):
     default_code = "client_closed"
 
 
+class WrongModel(InvalidRequest):
+    default_code = "unsupported_model"
+
+
 class BackendRefusedPrompt(InvalidRequest):
     default_code = "invalid_prompt"
 

@@ -24,15 +24,17 @@ def input_bound(parsed: Parsed, *, context_tokens: int) -> int:
 
     What an image or a file becomes cannot be seen from here, so a prompt with one may fill the context.
     """
-    if not parsed.text_only:
-        return context_tokens
-    messages = len(parsed.request.messages)
-    return min(parsed.prompt_bytes + TEMPLATE_TOKENS_AT_MOST * (messages + 1), context_tokens)
+    request = parsed.request
+    most = context_tokens * request.prompts
+    if not request.text_only:
+        return most
+    return min(parsed.prompt_bytes + TEMPLATE_TOKENS_AT_MOST * (request.pieces + 1), most)
 
 
 def input_estimate(parsed: Parsed, *, context_tokens: int) -> int:
-    messages = len(parsed.request.messages)
-    return min(-(-parsed.text_bytes // BYTES_PER_TOKEN) + TEMPLATE_TOKENS * messages, context_tokens)
+    request = parsed.request
+    tokens = -(-parsed.text_bytes // BYTES_PER_TOKEN) + request.token_ids + TEMPLATE_TOKENS * request.pieces
+    return min(tokens, context_tokens * request.prompts)
 
 
 def output_bound(parsed: Parsed) -> int:
@@ -41,11 +43,15 @@ def output_bound(parsed: Parsed) -> int:
 
 @dataclass(slots=True)
 class Meter:
-    """What one call has used: the backend's own count where there is a believable one, else ours."""
+    """What one call has used: the backend's own count where there is a believable one, else ours.
+
+    A backend reads each of the `prompts` and writes each of the `choices` within the context of its model.
+    """
 
     input_estimate: int
     output_bound: int
     context_tokens: int
+    prompts: int = 1
     choices: int = 1
     finish_reason: str = ""
     reported: Usage | None = None
@@ -68,7 +74,7 @@ class Meter:
     def see_chunk(self, chunk: dict[str, Any]) -> None:
         """Count one chunk of a stream. A later usage replaces an earlier one: running counts are cumulative."""
         for choice in chunk["choices"]:
-            size = _text_bytes(choice.get("delta"))
+            size = _text_bytes(choice.get("delta", choice))
             self._bytes += size
             self._deltas += size > 0
             self._begun.add(choice["index"])
@@ -79,8 +85,8 @@ class Meter:
 
     def see_answer(self, answer: dict[str, Any]) -> None:
         """Count a whole JSON answer."""
-        for choice in answer["choices"]:
-            self._bytes += _text_bytes(choice.get("message"))
+        for choice in answer.get("choices", ()):
+            self._bytes += _text_bytes(choice.get("message", choice))
             self.finish_reason = _reason(choice) or self.finish_reason
         self._see_usage(answer.get("usage"))
 
@@ -96,17 +102,23 @@ class Meter:
         return Usage(self.input_estimate, min(produced, self.output_bound))
 
     def _see_usage(self, usage: Any) -> None:
-        reported = read_usage(usage, context_tokens=self.context_tokens, choices=self.choices)
+        reported = read_usage(
+            usage,
+            most_input=self.context_tokens * self.prompts,
+            most_output=self.context_tokens * self.choices,
+        )
         if reported is not None:
             self.reported, self._reported_at = reported, self._bytes
 
 
-def read_usage(usage: Any, *, context_tokens: int, choices: int = 1) -> Usage | None:
+def read_usage(usage: Any, *, most_input: int, most_output: int) -> Usage | None:
     """A backend's usage object as disjoint facts; None where it is missing or cannot be true."""
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not _is_count(prompt, context_tokens) or not _is_count(completion, context_tokens * choices):
+    if completion is None and not most_output:
+        completion = 0  # Embeddings have none, and often do not say so.
+    if not _is_count(prompt, most_input) or not _is_count(completion, most_output):
         return None
     cached = (
         _detail(usage, "prompt_tokens_details", "cached_tokens"),
@@ -122,12 +134,15 @@ def read_usage(usage: Any, *, context_tokens: int, choices: int = 1) -> Usage | 
     )
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(meter: Meter) -> dict[str, Any]:
     """What the customer sees: the figures that are charged."""
+    usage = meter.usage()
+    read = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens + usage.output_tokens}
+    if not meter.choices:
+        return read
     return {
-        "prompt_tokens": usage.input_tokens,
+        **read,
         "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
@@ -153,7 +168,7 @@ def _text_bytes(part: Any) -> int:
     """The bytes that a delta or a message holds: text, reasoning, refusal and the arguments of tools."""
     if not isinstance(part, dict):
         return 0
-    texts = [part.get(name) for name in ("content", "reasoning_content", "reasoning", "refusal")]
+    texts = [part.get(name) for name in ("content", "text", "reasoning_content", "reasoning", "refusal")]
     calls = part.get("tool_calls")
     functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     for function in (*functions, part.get("function_call")):

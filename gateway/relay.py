@@ -27,13 +27,14 @@ from billing.holds import Checkpoint
 from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
 from gateway import requests, upstream
+from gateway.answers import BackendFailed
 from gateway.directory import Model, Target
 from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, KeyDisabled, Unavailable, envelope
 from gateway.exchange import Exchange
 from gateway.limits import Lease
 from gateway.metering import Meter, usage_object
 from gateway.requests import Parsed
-from gateway.upstream import BackendFailed, PromptRefused, Upstream
+from gateway.upstream import PromptRefused, Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -178,13 +179,16 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None
 async def _attempt(call: Call, target: Target, client: Upstream) -> None:
     body = requests.forwarded(call.parsed, backend_model=target.backend_model)
     call.sent = False
-    async with client.open(target, body, call_id=call.id, attempt=call.attempt, on_sent=call.mark_sent) as response:
-        if not call.parsed.request.streamed:
-            call.answer = await upstream.answer(response)
+    request = call.parsed.request
+    async with client.open(
+        target, request.ENDPOINT.path, body, call_id=call.id, attempt=call.attempt, on_sent=call.mark_sent
+    ) as response:
+        if not request.streamed:
+            call.answer = await upstream.answer(response, request)
             call.accepted = True
             call.meter.see_answer(call.answer)
             return
-        async for chunk in upstream.chunks(response):
+        async for chunk in upstream.chunks(response, request.ENDPOINT):
             call.meter.see_chunk(chunk)
             if not call.accepted:
                 call.accepted = True
@@ -240,7 +244,7 @@ async def finish(call: Call, outcome: Outcome, *, durable: bool) -> HttpResponse
         return None
     if outcome is not Outcome.COMPLETED or not durable or call.answer is None:
         raise _broken(outcome, durable=durable)
-    body = _body(call, "chat.completion", call.answer["choices"]) | {"usage": usage_object(call.meter.usage())}
+    body = _whole_body(call, call.answer) | {"usage": usage_object(call.meter)}
     return HttpResponse(msgspec.json.encode(body), content_type="application/json", headers=call.lease.headers)
 
 
@@ -249,7 +253,7 @@ def _last_frames(call: Call, outcome: Outcome, *, durable: bool) -> bytes:
         return b"data: " + envelope(_broken(outcome, durable=durable)) + b"\n\ndata: [DONE]\n\n"
     if not call.parsed.request.wants_usage:
         return b"data: [DONE]\n\n"
-    body = _body(call, "chat.completion.chunk", []) | {"usage": usage_object(call.meter.usage())}
+    body = _body(call, call.parsed.request.ENDPOINT.chunk_object, []) | {"usage": usage_object(call.meter)}
     return b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
 
 
@@ -265,15 +269,22 @@ def _broken(outcome: Outcome, *, durable: bool) -> GatewayError:
 
 
 def _frame(call: Call, choices: list[dict[str, Any]]) -> bytes:
-    body = _body(call, "chat.completion.chunk", choices)
+    body = _body(call, call.parsed.request.ENDPOINT.chunk_object, choices)
     if call.parsed.request.wants_usage:
         body["usage"] = None
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
+def _whole_body(call: Call, answer: dict[str, Any]) -> dict[str, Any]:
+    endpoint = call.parsed.request.ENDPOINT
+    if "data" in answer:
+        return {"object": endpoint.object, "model": call.model.public_id, "data": answer["data"]}
+    return _body(call, endpoint.object, answer["choices"])
+
+
 def _body(call: Call, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "id": f"chatcmpl-{call.id.hex}",
+        "id": f"{call.parsed.request.ENDPOINT.id_prefix}{call.id.hex}",
         "object": kind,
         "created": int(call.admitted_at.timestamp()),
         "model": call.model.public_id,

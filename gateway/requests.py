@@ -1,4 +1,4 @@
-"""The body of a call, from bytes to a typed request.
+"""The body of a call, from bytes to a typed request. Its forms are those of `chat`, `completions` and `embeddings`.
 
 Documented parameters are checked against their bounds and get their defaults; everything else of the OpenAI schema is
 passed on as it came. One function, `parse`, maps every fault of a body to a 400.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -39,22 +39,86 @@ WITHHELD = frozenset(
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
-class Message(Struct):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One URL of the road, under /v1 here as at the backends, and the names that its answers carry.
+
+    `sells` are the types of models that it serves.
+    """
+
+    path: str
+    object: str
+    id_prefix: str
+    chunk_object: str
+    sells: frozenset[str]
 
 
 class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class ChatCompletionRequest(Struct):
-    """The documented parameters. `null` means absent, whatever the parameter."""
+class Request(Struct, kw_only=True):
+    """What is known of a call before it is made. `null` means absent, whatever the parameter."""
+
+    ENDPOINT: ClassVar[Endpoint]
+    DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     model: Annotated[str, Meta(min_length=1, max_length=200)]
-    messages: Annotated[list[Message], Meta(min_length=1)]
+
+    @property
+    def output_limit(self) -> int:
+        """The most tokens of one choice."""
+        return 0
+
+    @property
+    def choices(self) -> int:
+        """How many answers are generated, and paid."""
+        return 0
+
+    @property
+    def prompts(self) -> int:
+        """How many texts the backend reads, each by itself."""
+        return 1
+
+    @property
+    def pieces(self) -> int:
+        """How many times a template adds its tokens around a text."""
+        return self.prompts
+
+    @property
+    def streamed(self) -> bool:
+        return False
+
+    @property
+    def wants_usage(self) -> bool:
+        return False
+
+    @property
+    def text_only(self) -> bool:
+        """Whether nothing in it is an image, a sound or a file."""
+        return True
+
+    @property
+    def token_ids(self) -> int:
+        """How many tokens came as numbers of a vocabulary."""
+        return 0
+
+    def text_bytes(self, fields: dict[str, Any]) -> int:
+        """The size of what surely is in the prompt."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises InvalidRequest where single parameters are right and together are not."""
+
+    def forwarded(self) -> dict[str, Any]:
+        """What this endpoint says to a backend in place of the customer's own fields."""
+        return {}
+
+
+class Sampled(Request, kw_only=True):
+    """What chat and plain completions have in common."""
+
     max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
@@ -66,12 +130,11 @@ class ChatCompletionRequest(Struct):
 
     @property
     def output_limit(self) -> int:
-        """The most tokens of one choice."""
-        return self.max_completion_tokens or self.max_tokens or DEFAULTS["max_tokens"]
+        return self.max_tokens or self.DEFAULTS["max_tokens"]
 
     @property
     def choices(self) -> int:
-        return self.n or 1
+        return (self.n or 1) * self.prompts
 
     @property
     def streamed(self) -> bool:
@@ -81,8 +144,12 @@ class ChatCompletionRequest(Struct):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-
-DEFAULTS: dict[str, Any] = {"max_tokens": 1024, "temperature": 0.7, "top_p": 1.0, "presence_penalty": 0.0}
+    def forwarded(self) -> dict[str, Any]:
+        """Always with a question for the usage."""
+        body: dict[str, Any] = {"max_tokens": self.output_limit, "stream": self.streamed}
+        if self.streamed:
+            body["stream_options"] = {"include_usage": True}
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,45 +160,33 @@ class Parsed:
     it: the texts and the tools.
     """
 
-    request: ChatCompletionRequest
+    request: Request
     fields: dict[str, Any]
     prompt_bytes: int
     text_bytes: int
 
-    @property
-    def text_only(self) -> bool:
-        """Whether no message holds an image, a sound or a file."""
-        return all(
-            part.get("type") == "text"
-            for message in self.request.messages
-            if isinstance(message.content, list)
-            for part in message.content
-        )
 
-
-async def parse(body: bytes) -> Parsed:
+async def parse(body: bytes, form: type[Request]) -> Parsed:
     """Raises InvalidRequest, and nothing else."""
     if len(body) <= INLINE_BYTES:
-        return _parse(body)
-    return await asyncio.to_thread(_parse, body)
+        return _parse(body, form)
+    return await asyncio.to_thread(_parse, body, form)
 
 
-def _parse(body: bytes) -> Parsed:
+def _parse(body: bytes, form: type[Request]) -> Parsed:
     if body.count(b",") + body.count(b"[") + body.count(b"{") > ELEMENT_LIMIT:
         raise InvalidRequest("The request body has too many elements.")
     try:
         fields = msgspec.json.decode(body)
         if not isinstance(fields, dict):
             raise InvalidRequest("The request body must be a JSON object.")
-        request = msgspec.convert(fields, ChatCompletionRequest)
+        request = msgspec.convert(fields, form)
+        request.check()
         if b"\\u0000" in body and "\0" in "".join(_texts(fields, DEPTH_LIMIT)):
             raise InvalidRequest("The request body holds the character \\u0000, which no model reads.")
         # Everything that a backend may put into the prompt. Encoding it also proves that it can be passed on.
         prompt_bytes = len(msgspec.json.encode({name: fields[name] for name in fields if name not in WITHHELD}))
-        said = [fields.get("tools"), fields.get("functions")]
-        said += [message.get(name) for message in fields["messages"] for name in ("tool_calls", "function_call")]
-        text_bytes = sum(len(msgspec.json.encode(value)) for value in said if value)
-        text_bytes += sum(_text_bytes(message) for message in request.messages)
+        text_bytes = request.text_bytes(fields)
     except msgspec.ValidationError as fault:
         raise _explained(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
@@ -142,17 +197,11 @@ def _parse(body: bytes) -> Parsed:
 
 
 def forwarded(parsed: Parsed, *, backend_model: str) -> dict[str, Any]:
-    """What goes to the backend: the customer's fields, our defaults, and always a question for the usage."""
-    request = parsed.request
+    """What goes to the backend: the customer's fields, our defaults, and what the endpoint adds."""
     body = {name: value for name, value in parsed.fields.items() if value is not None and name not in WITHHELD}
-    for name, value in DEFAULTS.items():
-        body.setdefault(name, value)
-    body.pop("max_completion_tokens", None)
-    body |= {"model": backend_model, "max_tokens": request.output_limit, "stream": request.streamed}
-    body.pop("stream_options", None)
-    if request.streamed:
-        body["stream_options"] = {"include_usage": True}
-    return body
+    for name in ("max_completion_tokens", "stream_options"):
+        body.pop(name, None)
+    return {**parsed.request.DEFAULTS, **body, **parsed.request.forwarded(), "model": backend_model}
 
 
 def _explained(fault: str) -> InvalidRequest:
@@ -167,13 +216,6 @@ def _explained(fault: str) -> InvalidRequest:
     # `[...]` stands for some member of an object, which has no name here.
     param = path.replace("[...]", "[]") if path and path != "[...]" else None
     return InvalidRequest(f"Invalid `{param}`: {reason}" if param else reason, param=param)
-
-
-def _text_bytes(message: Message) -> int:
-    if isinstance(message.content, list):
-        texts = [part["text"] for part in message.content if isinstance(part.get("text"), str)]
-        return sum(len(text.encode()) for text in texts)
-    return len((message.content or "").encode())
 
 
 def _texts(value: Any, depth: int) -> list[str]:

@@ -18,7 +18,10 @@ import aiohttp
 import msgspec
 from django.conf import settings
 
+from gateway import answers
+from gateway.answers import BackendFailed
 from gateway.directory import Target
+from gateway.requests import Endpoint, Request
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +31,6 @@ LINE_LIMIT = 2 * 2**20  # Bytes of one event.
 DRAIN_SECONDS = 1
 # A backend that answers so means that this prompt is wrong, not that the backend is.
 PROMPT_STATUSES = frozenset({400, 413, 422})
-
-
-class BackendFailed(Exception):
-    """The message is for our logs only."""
 
 
 class PromptRefused(Exception):
@@ -59,7 +58,14 @@ class Upstream:
 
     @asynccontextmanager
     async def open(
-        self, target: Target, body: dict[str, Any], *, call_id: UUID, attempt: int, on_sent: Callable[[], None]
+        self,
+        target: Target,
+        path: str,
+        body: dict[str, Any],
+        *,
+        call_id: UUID,
+        attempt: int,
+        on_sent: Callable[[], None],
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send the request and wait for a 200; leaving closes the connection unless the answer was read to its end.
 
@@ -72,7 +78,7 @@ class Upstream:
         }
         if target.credential:
             headers["Authorization"] = f"Bearer {target.credential}"
-        url = f"{target.base_url}/chat/completions"
+        url = f"{target.base_url}{path}"
         try:
             response = await self._session.post(
                 url, data=msgspec.json.encode(body), headers=headers, allow_redirects=False, trace_request_ctx=on_sent
@@ -109,42 +115,19 @@ def _sent_trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+async def chunks(response: aiohttp.ClientResponse, endpoint: Endpoint) -> AsyncIterator[dict[str, Any]]:
     """The well-formed chunks of a streamed answer, until [DONE] or the end. Raises BackendFailed."""
-    begun: set[int] = set()
+    mended = answers.Chunks(endpoint)
     async for data in _events(response):
         if data == b"[DONE]":
             response.flint_done = True  # type: ignore[attr-defined]  # The rest of the body is empty: see _let_go.
             return
-        chunk = _decoded(data)
-        if not isinstance(chunk.get("choices"), list) or not all(isinstance(c, dict) for c in chunk["choices"]):
-            raise BackendFailed("an event without choices")
-        for choice in chunk["choices"]:
-            _mend(choice, begun)
-        yield chunk
+        yield mended.chunk(_decoded(data))
 
 
-def _mend(choice: dict[str, Any], begun: set[int]) -> None:
-    """SDKs count on an index and a delta, and put roles that come twice together as "assistantassistant"."""
-    if type(choice.get("index")) is not int:
-        choice["index"] = 0
-    if not isinstance(choice.get("delta"), dict):
-        choice["delta"] = {}
-    if choice["index"] in begun:
-        choice["delta"].pop("role", None)
-    begun.add(choice["index"])
-
-
-async def answer(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """A whole JSON answer with at least one choice. Raises BackendFailed."""
-    body = await _read(response, ANSWER_LIMIT)
-    decoded = _decoded(body)
-    choices = decoded.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise BackendFailed("an answer without choices")
-    if not all(isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices):
-        raise BackendFailed("a choice without a message")
-    return decoded
+async def answer(response: aiohttp.ClientResponse, request: Request) -> dict[str, Any]:
+    """A whole JSON answer to the request. Raises BackendFailed."""
+    return answers.whole(_decoded(await _read(response, ANSWER_LIMIT)), request)
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -8,4 +8,6 @@ urlpatterns = [
     path("v1/models", views.ModelListView.as_view()),
     path("v1/models/<path:model_id>", views.ModelView.as_view()),
     path("v1/chat/completions", views.ChatCompletionsView.as_view()),
+    path("v1/completions", views.CompletionsView.as_view()),
+    path("v1/embeddings", views.EmbeddingsView.as_view()),
 ]

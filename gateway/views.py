@@ -12,10 +12,14 @@ from rest_framework.views import APIView
 from billing import money
 from billing.pricing import Price
 from gateway import calls, errors, requests
+from gateway.chat import ChatCompletionRequest
+from gateway.completions import CompletionRequest
 from gateway.directory import Model
+from gateway.embeddings import EmbeddingRequest
 from gateway.errors import MethodNotAllowed, ModelNotFound
 from gateway.exchange import Exchange
 from gateway.process import GatewayProcess
+from gateway.requests import Request
 
 
 class GatewayView(APIView):
@@ -60,7 +64,7 @@ class ModelListView(GatewayView):
     public = True
 
     async def get(self, request: Exchange) -> HttpResponse:
-        models = [_entry(*sold) for sold in self.process.directory.on_sale(datetime.now(UTC))]
+        models = [_entry(*sold) for sold in self.process.directory.on_sale(datetime.now(UTC)) if not sold[0].hidden]
         return _json({"object": "list", "data": models})
 
 
@@ -74,11 +78,27 @@ class ModelView(GatewayView):
         raise ModelNotFound(f"The model `{model_id[:100]}` does not exist. GET /v1/models lists those that do.")
 
 
-class ChatCompletionsView(GatewayView):
+class CallView(GatewayView):
+    """A call that is paid for. `form` is what its body must be."""
+
+    form: type[Request]
+
     async def post(self, request: Exchange) -> HttpResponse | None:
         assert request.key is not None  # noqa: S101  # dispatch authenticated.
-        parsed = await requests.parse(await request.read_body())
+        parsed = await requests.parse(await request.read_body(), self.form)
         return await calls.serve(self.process, request, request.key, parsed)
+
+
+class ChatCompletionsView(CallView):
+    form = ChatCompletionRequest
+
+
+class CompletionsView(CallView):
+    form = CompletionRequest
+
+
+class EmbeddingsView(CallView):
+    form = EmbeddingRequest
 
 
 def _entry(model: Model, price: Price) -> dict[str, Any]:

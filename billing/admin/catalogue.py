@@ -54,9 +54,10 @@ def rate_in_force(meter: PriceRate.Meter) -> Column:
 @admin.register(LanguageModel)
 class LanguageModelAdmin(admin.ModelAdmin):
     list_display = [
-        "public_id", *(rate_in_force(meter) for meter in PriceRate.Meter), "context_tokens", "family", "type", "listed"
+        "public_id", *(rate_in_force(meter) for meter in PriceRate.Meter), "context_tokens", "family", "type",
+        "listed", "hidden",
     ]  # fmt: skip
-    list_filter = ["listed", "family", "type"]
+    list_filter = ["listed", "hidden", "family", "type"]
     search_fields = ["public_id", "name", "family"]
     ordering = ["public_id"]
 

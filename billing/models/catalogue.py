@@ -22,6 +22,8 @@ class LanguageModel(models.Model):
     class Type(models.TextChoices):
         CHAT = "chat"
         REASONING = "reasoning"
+        COMPLETION = "completion"
+        EMBEDDING = "embedding"
 
     public_id = models.CharField(max_length=100, unique=True, help_text="What customers write in `model`.")
     family = models.CharField(max_length=50)
@@ -30,6 +32,9 @@ class LanguageModel(models.Model):
     context_tokens = models.PositiveIntegerField(help_text="Prompt and answer together.")
     max_output_tokens = models.PositiveIntegerField()
     listed = models.BooleanField(default=True, help_text="Unlisted models are neither shown nor sold.")
+    hidden = models.BooleanField(
+        default=False, help_text="Hidden models are sold to who knows their id, but not shown."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:

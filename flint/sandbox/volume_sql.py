@@ -93,7 +93,7 @@ SELECT dense_rank() OVER (ORDER BY model.public_id) - 1 AS place, model.id AS mo
   FROM billing_languagemodel model
   JOIN billing_priceversion version ON version.model_id = model.id AND version.account_id IS NULL
   JOIN billing_pricerate rate ON rate.version_id = version.id AND context_from = 0
- WHERE model.listed AND model.id IN (
+ WHERE model.listed AND NOT model.hidden AND model.id IN (
        SELECT model_id FROM billing_priceversion WHERE account_id IS NULL GROUP BY model_id
        HAVING range_agg(tstzrange(starts_at, ends_at))
               @> tstzrange(pg_temp.moment(%(since)s), pg_temp.moment(%(until)s), '[]'))

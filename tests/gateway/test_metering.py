@@ -12,6 +12,7 @@ from billing.pricing import Usage
 from flint.sandbox.demo_backend import prompts
 from flint.sandbox.demo_backend.prompts import PrefixCache
 from gateway import metering, requests
+from gateway.chat import ChatCompletionRequest
 from gateway.metering import Meter
 from tests.gateway.customers import chat
 
@@ -41,7 +42,7 @@ messages = st.lists(
 @given(messages, st.lists(st.dictionaries(st.text(max_size=9), st.text(max_size=40), max_size=3), max_size=3))
 def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], tools: list[Any]) -> None:
     body = json.dumps(chat(messages=said, tools=tools)).replace("\\u0000", " ").encode()
-    parsed = asyncio.run(requests.parse(body))
+    parsed = asyncio.run(requests.parse(body, ChatCompletionRequest))
     sent = json.dumps(requests.forwarded(parsed, backend_model="theirs"), ensure_ascii=False).encode()
     counted, _ = PrefixCache().count(prompts.read(sent))
     assert counted <= metering.input_bound(parsed, context_tokens=CONTEXT)
@@ -49,7 +50,9 @@ def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], t
 
 @given(messages)
 def test_the_estimate_is_never_more_than_the_bound(said: list[Any]) -> None:
-    parsed = asyncio.run(requests.parse(json.dumps(chat(messages=said)).replace("\\u0000", " ").encode()))
+    parsed = asyncio.run(
+        requests.parse(json.dumps(chat(messages=said)).replace("\\u0000", " ").encode(), ChatCompletionRequest)
+    )
     for context in (1, 50, CONTEXT):
         bound = metering.input_bound(parsed, context_tokens=context)
         assert 0 < metering.input_estimate(parsed, context_tokens=context) <= bound <= context
@@ -57,18 +60,22 @@ def test_the_estimate_is_never_more_than_the_bound(said: list[Any]) -> None:
 
 def test_a_prompt_with_an_image_may_fill_the_context() -> None:
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
-    parsed = asyncio.run(requests.parse(json.dumps(chat(messages=[{"role": "user", "content": [picture]}])).encode()))
+    parsed = asyncio.run(
+        requests.parse(
+            json.dumps(chat(messages=[{"role": "user", "content": [picture]}])).encode(), ChatCompletionRequest
+        )
+    )
     assert metering.input_bound(parsed, context_tokens=CONTEXT) == CONTEXT
 
 
 def test_the_usage_of_several_choices_may_be_longer_than_the_context() -> None:
     usage = {"prompt_tokens": 5, "completion_tokens": 150}
-    assert metering.read_usage(usage, context_tokens=100, choices=1) is None
-    assert metering.read_usage(usage, context_tokens=100, choices=2) == Usage(5, 150)
+    assert metering.read_usage(usage, most_input=100, most_output=100) is None
+    assert metering.read_usage(usage, most_input=100, most_output=200) == Usage(5, 150)
 
 
 def test_every_choice_may_be_as_long_as_allowed() -> None:
-    parsed = asyncio.run(requests.parse(json.dumps(chat(max_tokens=7, n=3)).encode()))
+    parsed = asyncio.run(requests.parse(json.dumps(chat(max_tokens=7, n=3)).encode(), ChatCompletionRequest))
     assert metering.output_bound(parsed) == 21
 
 
@@ -111,7 +118,7 @@ def test_every_choice_may_be_as_long_as_allowed() -> None:
     ],
 )  # fmt: skip
 def test_a_usage_is_read_or_not_believed(usage: Any, read: Usage | None) -> None:
-    assert metering.read_usage(usage, context_tokens=CONTEXT) == read
+    assert metering.read_usage(usage, most_input=CONTEXT, most_output=CONTEXT) == read
 
 
 def meter(output_bound: int = 100) -> Meter:

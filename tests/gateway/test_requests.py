@@ -9,13 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway import requests
+from gateway.chat import ChatCompletionRequest
 from gateway.errors import InvalidRequest
 from gateway.requests import Parsed
 from tests.gateway.customers import chat
 
 
 def parse(body: Any) -> Parsed:
-    return asyncio.run(requests.parse(body if isinstance(body, bytes) else json.dumps(body).encode()))
+    return asyncio.run(
+        requests.parse(body if isinstance(body, bytes) else json.dumps(body).encode(), ChatCompletionRequest)
+    )
 
 
 def forwarded(**fields: Any) -> dict[str, Any]:
@@ -27,7 +30,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-parameters = [*requests.ChatCompletionRequest.__struct_fields__, "tools", "seed", "logit_bias"]
+parameters = [*ChatCompletionRequest.__struct_fields__, "tools", "seed", "logit_bias"]
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
@@ -48,7 +51,7 @@ def test_any_json_object_is_parsed_or_refused(fields: dict[str, Any]) -> None:
 def only_invalid_request(body: bytes) -> None:
     """What is parsed can be forwarded as JSON, and has a size."""
     try:
-        parsed = asyncio.run(requests.parse(body))
+        parsed = asyncio.run(requests.parse(body, ChatCompletionRequest))
     except InvalidRequest:
         return
     assert json.dumps(requests.forwarded(parsed, backend_model="theirs"))
