@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.hashers import check_password
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
 from accounts import registration
@@ -23,7 +23,7 @@ from accounts.models import Account, User
 from apikeys import keys
 from apikeys import secret as key_secrets
 from apikeys.models import ApiKey
-from billing import catalogue, ledger, money, partitions
+from billing import catalogue, ledger, money, partitions, pricing
 from billing.models import CreditLot, LanguageModel, LedgerAccount, TransferKind, Wallet
 from flint.sandbox import files
 from flint.settings import env
@@ -32,6 +32,8 @@ from gateway import backends
 ADMIN = "admin@example.test"
 CUSTOMER = "demo@example.test"
 BACKEND = "demo"
+# For the URLs that no model of the catalogue is for: sold, but not shown.
+TEST_MODELS = {"test-completion": LanguageModel.Type.COMPLETION, "test-embedding": LanguageModel.Type.EMBEDDING}
 CREDIT = 10 * money.PICO_PER_USD
 
 
@@ -42,7 +44,7 @@ def prepare(*, backend_url: str, now: datetime, tell: Callable[[str], None]) -> 
     kept = _kept(path)
     tell(f"tables: {_migrate()}")
     partitions.ensure(now=now)
-    tell(f"models: {catalogue.load(now=now)} added")
+    tell(f"models: {catalogue.load(now=now) + _add_test_models(now)} added")
     account, passwords = _people(kept)
     _give_first_credit(account, now)
     key = _usable_key(account, kept.get("api_key", ""), now)
@@ -87,6 +89,22 @@ def _migrate() -> str:
         return "up to date"
     call_command("migrate", verbosity=0, interactive=False, skip_checks=True)
     return f"{len(missing)} migrations applied"
+
+
+def _add_test_models(now: datetime) -> int:
+    added = 0
+    for public_id, type_ in TEST_MODELS.items():
+        limits = {"context_tokens": 8192, "max_output_tokens": 4096}
+        with transaction.atomic():
+            model, new = LanguageModel.objects.get_or_create(
+                public_id=public_id,
+                defaults={"family": "Sandbox", "name": public_id, "type": type_, "hidden": True, **limits},
+            )
+            if new:
+                rates = {"input": 20_000, "output": 20_000}
+                pricing.set_price(model=model, rates=rates, now=now)
+                added += 1
+    return added
 
 
 def _people(kept: Mapping[str, str]) -> tuple[Account, dict[str, str]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -31,6 +32,8 @@ class Lab:
     of_closed_port: str  # Its backend is not there.
     first: str
     second: str
+    completion: str  # Hidden models of these types, served by the demo backend.
+    embedding: str
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +43,9 @@ def lab(stack: Stack, django_db_blocker: DjangoDbBlocker) -> Iterator[Lab]:
         closed_port = listener.getsockname()[1]
     with django_db_blocker.unblock(), transaction.atomic():
         script, two, nobody, closed = [priced_model() for _ in range(4)]
+        completion, embedding = [priced_model(type=kind, hidden=True) for kind in ("completion", "embedding")]
+        for model in (completion, embedding):
+            serve(factories.unique("plain"), stack.backend.base_url, model)
         first, second = factories.unique("first"), factories.unique("second")
         serve(factories.unique("scripted"), scripted.base_url, script)
         serve(first, stack.backend.base_url, two, credential=CANARY_CREDENTIAL)
@@ -48,12 +54,13 @@ def lab(stack: Stack, django_db_blocker: DjangoDbBlocker) -> Iterator[Lab]:
     connection.close()
     for web in stack.webs:
         until(lambda web=web: closed.public_id in listed(web))  # type: ignore[misc]
-    yield Lab(scripted, script.public_id, two.public_id, nobody.public_id, closed.public_id, first, second)
+    sold = (model.public_id for model in (script, two, nobody, closed))
+    yield Lab(scripted, *sold, first, second, completion.public_id, embedding.public_id)
     scripted.stop()
 
 
-def priced_model() -> LanguageModel:
-    model = factories.language_model()
+def priced_model(**fields: Any) -> LanguageModel:
+    model = factories.language_model(**fields)
     factories.price(model, input=INPUT_RATE, output=OUTPUT_RATE)
     return model
 

@@ -112,10 +112,12 @@ def stream(web: WebProcess, secret: str, body: dict[str, Any]) -> Iterator[Strea
 
 
 @contextmanager
-def begun(web: WebProcess, secret: str, body: dict[str, Any]) -> Iterator[http.client.HTTPConnection]:
+def begun(
+    web: WebProcess, secret: str, body: dict[str, Any], *, path: str = CHAT
+) -> Iterator[http.client.HTTPConnection]:
     """A call that was sent and whose answer nobody has read; leaving hangs up."""
     with closing(http.client.HTTPConnection("127.0.0.1", web.port, timeout=DEADLINE_SECONDS)) as connection:
-        connection.request("POST", CHAT, json.dumps(body), {"Authorization": f"Bearer {secret}"})
+        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {secret}"})
         yield connection
 
 

@@ -8,6 +8,8 @@ the backend in every way a real one breaks. It shares no code with the product; 
     GET  /health                 200 while it serves
     GET  /v1/models              two models; calls may name any model
     POST /v1/chat/completions    JSON and SSE
+    POST /v1/completions         JSON and SSE, for base models
+    POST /v1/embeddings          vectors that follow from their text
     GET  PUT DELETE /control     switches in force for every call (see switches.py)
     GET  /journal?call_id=       what it accepted and served, one object per call; without call_id the last 1000
     GET  /stats                  counters since the start

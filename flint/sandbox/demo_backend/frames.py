@@ -93,6 +93,10 @@ class Frames:
     `figures` counts the tokens whose frames were made, so it is what running usage reports.
     """
 
+    chunk_object = b"chat.completion.chunk"
+    whole_object = b"chat.completion"
+    token_end = b'},"logprobs":null,"finish_reason":null}]'
+
     def __init__(
         self,
         *,
@@ -109,7 +113,7 @@ class Frames:
         self._switches = switches
         self._newline = b"\r\n" if switches.crlf else b"\n"
         self._identity = b'"id":%b,"created":%d,"model":%b' % (quote(answer_id), created, quote(model))
-        self._start = b'data: {%b,"object":"chat.completion.chunk","choices":[' % self._identity
+        self._start = b'data: {%b,"object":"%b","choices":[' % (self._identity, self.chunk_object)
         self._stop = b"}" + self._newline * 2
         silent = switches.no_usage
         self._usage_everywhere = not silent and (usage_running or switches.usage_at == "every")
@@ -131,16 +135,11 @@ class Frames:
 
     def tokens(self, choices: Sequence[Choice]) -> Iterator[bytes]:
         """One frame a token, the choices in turn."""
-        role = b'"role":"assistant",' if self._switches.roles else b""
         heads = [
-            [
-                self._start + b'{"index":%d,"delta":{%b"%b":' % (index, role, name)
-                for name in (b"content", b"reasoning_content")
-            ]
+            [self._start + self.token_head(index, name) for name in (b"content", b"reasoning_content")]
             for index in range(len(choices))
         ]
-        delta_end = b'},"logprobs":null,"finish_reason":null}]'
-        tail = delta_end + self._no_usage_yet + self._stop
+        tail = self.token_end + self._no_usage_yet + self._stop
         if self._switches.comments_between:
             tail += self.comments(1)
         garbage_at = self._switches.garbage_after + 1 if self._switches.garbage else 0
@@ -149,7 +148,7 @@ class Frames:
             figures.completion += 1
             figures.reasoning += is_reasoning
             if self._usage_everywhere:
-                tail = delta_end + self._usage_field() + self._stop
+                tail = self.token_end + self._usage_field() + self._stop
             garbage = self.garbage() if figures.completion == garbage_at else b""
             yield garbage + heads[index][is_reasoning] + quote(token) + tail
 
@@ -188,8 +187,21 @@ class Frames:
         is_finish = finish_reason != b"null" or not delta
         with_usage = self._usage_on_finish if is_finish else self._usage_everywhere
         usage = self._usage_field() if with_usage else self._no_usage_yet
-        choice = b'{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":%b}]' % (index, delta, finish_reason)
-        return self._start + choice + usage + self._stop
+        return self._start + self.choice(index, delta, finish_reason) + b"]" + usage + self._stop
+
+    def token_head(self, index: int, name: bytes) -> bytes:
+        """What stands before a token in its frame."""
+        role = b'"role":"assistant",' if self._switches.roles else b""
+        return b'{"index":%d,"delta":{%b"%b":' % (index, role, name)
+
+    def choice(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
+        return b'{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":%b}' % (index, delta, finish_reason)
+
+    def whole_choice(self, index: int, choice: Choice) -> bytes:
+        return _whole_choice(index, choice, self._switches)
+
+    def finish_reason(self, choice: Choice) -> bytes:
+        return b"null" if self._switches.no_finish else _finish_reason(choice, self._switches)
 
     def _usage_field(self) -> bytes:
         self.usage_sent = usage_json(self.figures, self._switches)
@@ -200,10 +212,11 @@ class Frames:
         for _, is_reasoning, _ in _in_turn(choices):
             self.figures.completion += 1
             self.figures.reasoning += is_reasoning
-        parts = b",".join(_whole_choice(index, choice, self._switches) for index, choice in enumerate(choices))
+        parts = b",".join(self.whole_choice(index, choice) for index, choice in enumerate(choices))
         usage = b"" if self._switches.no_usage else self._usage_field()
         padding = b',"padding":"%b"' % (b"x" * self._switches.long_line) if self._switches.long_line else b""
-        return b'{%b,"object":"chat.completion","choices":[%b]%b%b}' % (self._identity, parts, usage, padding)
+        head = b'{%b,"object":"%b","choices":[%b]' % (self._identity, self.whole_object, parts)
+        return head + usage + padding + b"}"
 
 
 def _in_turn(choices: Sequence[Choice]) -> Iterator[tuple[int, bool, str]]:

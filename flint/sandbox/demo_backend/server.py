@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from flint.sandbox.demo_backend import answers, frames, prompts, switches
+from flint.sandbox.demo_backend import answers, frames, plain, prompts, switches
 from flint.sandbox.demo_backend.journal import Entry, Journal
 from flint.sandbox.demo_backend.pace import Pace
 from flint.sandbox.demo_backend.prompts import Prompt
@@ -46,6 +46,8 @@ class Backend:
         application = web.Application(client_max_size=BODY_BYTES_MAX)
         router = application.router
         router.add_post("/v1/chat/completions", self.chat)
+        router.add_post("/v1/completions", self.completions)
+        router.add_post("/v1/embeddings", self.embeddings)
         router.add_get("/v1/models", self.models)
         router.add_get("/health", self.health)
         router.add_get("/control", self.show_control)
@@ -57,13 +59,42 @@ class Backend:
         return application
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._complete(request, prompts.read, frames.Frames)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._complete(request, plain.read_completion, plain.TextFrames)
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
         entry = self.journal.open_entry(
             call_id=_header(request, "X-Flint-Call-Id"), attempt=_header(request, "X-Flint-Attempt")
         )
         if not self._may_call(request):
             return self._refuse(entry, 401, "Invalid API key.")
         try:
-            prompt = prompts.read(await request.read())
+            wanted, texts = plain.read_embedding(await request.read())
+            asked = self._control.for_call(texts[-1] if texts else "", attempt=_attempt(entry))
+        except (prompts.InvalidRequest, switches.InvalidSwitch) as error:
+            return self._refuse(entry, 400, str(error))
+        if asked.status is not None:
+            return self._refuse(entry, asked.status, WORKER_LOST, asked)
+        entry.model, entry.stream, entry.choices, entry.max_tokens = wanted.model, False, 0, 0
+        entry.prompt_tokens, entry.cached_tokens = plain.count(texts), 0
+        self.journal.accept(entry)
+        body = plain.embeddings(wanted, texts, asked)
+        entry.status, entry.usage = 200, msgspec.json.decode(body).get("usage")
+        self.journal.end(entry, "done")
+        return web.Response(body=body, content_type="application/json")
+
+    async def _complete(
+        self, request: web.Request, read: Callable[[bytes], Prompt], made: type[frames.Frames]
+    ) -> web.StreamResponse:
+        entry = self.journal.open_entry(
+            call_id=_header(request, "X-Flint-Call-Id"), attempt=_header(request, "X-Flint-Attempt")
+        )
+        if not self._may_call(request):
+            return self._refuse(entry, 401, "Invalid API key.")
+        try:
+            prompt = read(await request.read())
             entry.model = prompt.request.model
             asked = self._control.for_call(prompt.last_user_text, attempt=_attempt(entry))
         except (prompts.InvalidRequest, switches.InvalidSwitch) as error:
@@ -72,7 +103,7 @@ class Backend:
             return self._refuse(entry, 413, f"The body is larger than {BODY_BYTES_MAX} bytes.")
         if asked.status is not None:
             return self._refuse(entry, asked.status, WORKER_LOST, asked)
-        serving = self._prepare(request, prompt, asked, entry)
+        serving = self._prepare(request, prompt, asked, entry, made)
         self.journal.accept(entry)
         self.idle.clear()
         try:
@@ -82,7 +113,9 @@ class Backend:
             if not self.journal.running:
                 self.idle.set()
 
-    def _prepare(self, request: web.Request, prompt: Prompt, asked: Switches, entry: Entry) -> Serving:
+    def _prepare(
+        self, request: web.Request, prompt: Prompt, asked: Switches, entry: Entry, made: type[frames.Frames]
+    ) -> Serving:
         """Everything that is known of the call before its first byte; nothing has been sent or journalled yet."""
         wire = prompt.request
         entry.stream = bool(wire.stream)
@@ -92,7 +125,7 @@ class Backend:
         options = wire.stream_options or prompts.StreamOptions()
         rate = self._tokens_per_second if asked.tokens_per_second is None else asked.tokens_per_second
         first_token_ms = self._first_token_ms if asked.first_token_ms is None else asked.first_token_ms
-        events = frames.Frames(
+        events = made(
             answer_id=f"chatcmpl-{self.journal.boot}{secrets.token_hex(8)}{next(self._answer_ids)}",
             created=int(time.time()),
             model=wire.model,
