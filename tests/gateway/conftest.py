@@ -54,8 +54,17 @@ def lab(stack: Stack, django_db_blocker: DjangoDbBlocker) -> Iterator[Lab]:
     connection.close()
     for web in stack.webs:
         until(lambda web=web: closed.public_id in listed(web))  # type: ignore[misc]
-    sold = (model.public_id for model in (script, two, nobody, closed))
-    yield Lab(scripted, *sold, first, second, completion.public_id, embedding.public_id)
+    yield Lab(
+        scripted=scripted,
+        of_script=script.public_id,
+        of_two=two.public_id,
+        of_nobody=nobody.public_id,
+        of_closed_port=closed.public_id,
+        first=first,
+        second=second,
+        completion=completion.public_id,
+        embedding=embedding.public_id,
+    )
     scripted.stop()
 
 
