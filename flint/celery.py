@@ -17,12 +17,13 @@ app.autodiscover_tasks()
 
 # A task that waited longer than its own interval is stale: the next one does its work.
 app.conf.beat_schedule = {
-    name: {"task": f"billing.tasks.{name}", "schedule": seconds, "options": {"expires": max(seconds, 10)}}
-    for name, seconds in {
-        "settle_pending": 5,
-        "sweep_holds": 10,
-        "expire_credit": 60,
-        "check_books": 300,
-        "make_partitions": 6 * 3600,
-    }.items()
+    name: {"task": f"{app_name}.tasks.{name}", "schedule": seconds, "options": {"expires": max(seconds, 10)}}
+    for app_name, name, seconds in (
+        ("billing", "settle_pending", 5),
+        ("billing", "sweep_holds", 10),
+        ("billing", "expire_credit", 60),
+        ("billing", "check_books", 300),
+        ("billing", "make_partitions", 6 * 3600),
+        ("gateway", "forget_answers", 600),
+    )
 }

@@ -16,10 +16,12 @@ from django.http import HttpResponse
 from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
-from gateway import metering, relay
+from billing.usage import Outcome
+from gateway import idempotency, metering, relay
 from gateway.directory import Model
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable, WrongModel
 from gateway.exchange import Exchange
+from gateway.idempotency import Claim, Kept
 from gateway.metering import Meter
 from gateway.process import GatewayProcess
 from gateway.relay import Call
@@ -34,11 +36,46 @@ async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, pars
         raise Unavailable("This server cannot take calls at the moment. Please try again.")
     # The id says when the call was admitted, to the millisecond; so does its record, its price and its bill.
     admitted_at = datetime.fromtimestamp((exchange.call_id.int >> 80) / 1000, UTC)
-    model, price = _on_sale(process, key, parsed, admitted_at)
-    call = await _limited(process, exchange, key, parsed, model, price, admitted_at)
+    offer = _on_sale(process, key, parsed, admitted_at)
+    idempotency_key = exchange.headers.get("Idempotency-Key")
+    if idempotency_key is None:
+        return await _serve(process, exchange, key, parsed, offer, admitted_at, claim=None)
+    claim = await idempotency.claim_for(
+        parsed, key=idempotency_key, account_id=key.account_id, call_id=exchange.call_id
+    )
+    if kept := await process.idempotency.claim(claim):
+        return await _repeat(exchange, kept)
+    exchange.on_frame = claim.add
+    try:
+        return await _serve(process, exchange, key, parsed, offer, admitted_at, claim=claim)
+    finally:
+        await process.idempotency.free(claim)
+
+
+async def _repeat(exchange: Exchange, kept: Kept) -> HttpResponse | None:
+    """The first answer, as it was."""
+    headers = {"Idempotency-Replayed": "true"}
+    if not kept.streamed:
+        return HttpResponse(kept.answer, content_type="application/json", headers=headers)
+    await exchange.start_stream(headers)
+    await exchange.end_stream(kept.answer)
+    return None
+
+
+async def _serve(
+    process: GatewayProcess,
+    exchange: Exchange,
+    key: KeyFacts,
+    parsed: Parsed,
+    offer: tuple[Model, Price],
+    admitted_at: datetime,
+    *,
+    claim: Claim | None,
+) -> HttpResponse | None:
+    call = await _limited(process, exchange, key, parsed, *offer, admitted_at)
     await _admit(process, call)
     try:
-        targets = process.directory.targets_of(model)
+        targets = process.directory.targets_of(call.model)
         outcome = await relay.run(call, targets, client=process.upstream)
     except Exception as error:
         await _end_free(process, call, reason=error.code if isinstance(error, GatewayError) else "our_error")
@@ -47,10 +84,19 @@ async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, pars
         await _end_free(process, call, reason="client_closed")
         return None
     record = relay.record_of(call, outcome)
+    # Before the record: a repeat must find the answer of a call that is charged.
+    await _keep(process, call, outcome, claim)
     durable = await process.recorder.record(record)
     process.running.pop(call.id, None)
+    await _keep(process, call, outcome, claim)  # If the database was away before.
     await process.limits.give_back(call.lease, used_tokens=record.input_tokens + record.output_tokens)
     return await relay.finish(call, outcome, durable=durable)
+
+
+async def _keep(process: GatewayProcess, call: Call, outcome: Outcome, claim: Claim | None) -> None:
+    if claim is not None and outcome is Outcome.COMPLETED and not claim.kept:
+        answer = bytes(claim.frames) + relay.last_bytes(call)
+        await process.idempotency.keep(claim, streamed=call.exchange.streaming, answer=answer)
 
 
 def _on_sale(process: GatewayProcess, key: KeyFacts, parsed: Parsed, at: datetime) -> tuple[Model, Price]:

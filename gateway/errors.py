@@ -121,6 +121,45 @@ class MethodNotAllowed(GatewayError):
     default_code = "method_not_allowed"
 
 
+class IdempotencyKeyReused(GatewayError):
+    status_code = 422
+    type = "invalid_request_error"
+    default_code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was used with another request body within the last 24 hours. Use a new key.",
+            param="Idempotency-Key",
+        )
+
+
+class IdempotencyKeyInUse(GatewayError):
+    status_code = 409
+    type = "conflict_error"
+    default_code = "idempotency_key_in_use"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The first call with this Idempotency-Key is still running. Its answer will be here when it has ended.",
+            param="Idempotency-Key",
+            retry_after=2,
+        )
+
+
+class AnswerNotKept(GatewayError):
+    status_code = 409
+    type = "conflict_error"
+    default_code = "idempotent_answer_not_kept"
+
+    def __init__(self, *, generation_id: str) -> None:
+        super().__init__(
+            f"The call with this Idempotency-Key was made and charged ({generation_id}), but its answer was too large "
+            "to keep, or could not be stored. Use a new key to make the call again.",
+            param="Idempotency-Key",
+            retryable=False,
+        )
+
+
 class RateLimited(GatewayError):
     status_code = 429
     type = "rate_limit_error"

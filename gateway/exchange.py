@@ -56,6 +56,7 @@ class Exchange(ASGIRequest):
         self.admitted = False  # A hold was committed: from then on its end is what is counted, not a refusal.
         self.streaming = False
         self.on_close: Callable[[], None] | None = None
+        self.on_frame: Callable[[bytes], None] | None = None  # Sees what a stream sends.
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
@@ -116,6 +117,8 @@ class Exchange(ASGIRequest):
         await self._start(200, _STREAM_HEADERS | headers)
 
     async def send_frame(self, frame: bytes) -> None:
+        if self.on_frame is not None:
+            self.on_frame(frame)
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
     async def end_stream(self, frame: bytes) -> None:

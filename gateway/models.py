@@ -1,13 +1,15 @@
 """Where calls go.
 
 A **Backend** is an OpenAI-compatible inference server. A **Route** says that a backend serves a model, under which
-name, and in which order of preference.
+name, and in which order of preference. An **IdempotentCall** is what a customer's Idempotency-Key stands for.
 """
 
 from __future__ import annotations
 
 import pghistory
 from django.db import models
+from django.db.models.functions import Length
+from django.db.models.lookups import Exact
 
 from billing.models import LanguageModel
 
@@ -41,3 +43,29 @@ class Route(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} at {self.backend}"
+
+
+class IdempotentCall(models.Model):
+    """One key of one account and endpoint: the call that has it, and for a day the answer that the call gave.
+
+    No foreign keys: the row is written in the middle of a call, and forgotten after a day.
+    """
+
+    account_id = models.BigIntegerField()
+    endpoint = models.CharField(max_length=50)
+    key = models.CharField(max_length=255)
+    fingerprint = models.BinaryField(max_length=32, help_text="SHA-256 of the request's body, its keys in order.")
+    call_id = models.UUIDField()
+    claimed_at = models.DateTimeField(db_index=True)
+    answered_at = models.DateTimeField(null=True)
+    streamed = models.BooleanField(default=False)
+    answer = models.BinaryField(null=True, help_text="Null while the call runs, and where it was too large to keep.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account_id", "endpoint", "key"], name="idempotent_call_unique"),
+            models.CheckConstraint(condition=Exact(Length("fingerprint"), 32), name="idempotent_call_sha256"),
+        ]
+
+    def __str__(self) -> str:
+        return f"call {self.call_id}"

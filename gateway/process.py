@@ -27,6 +27,7 @@ from gateway.database import AWAY, Pools
 from gateway.directory import Directory
 from gateway.doorbell import Doorbell
 from gateway.errors import Unavailable
+from gateway.idempotency import Idempotency
 from gateway.limits import Limits
 from gateway.recorder import Recorder
 from gateway.relay import Call
@@ -47,6 +48,7 @@ class GatewayProcess:
         self.limits = Limits()
         self.keys = Keys(self.pools)
         self.admission = Admission(self.pools)
+        self.idempotency = Idempotency(self.pools)
         self.doorbell = Doorbell()
         self.recorder = Recorder(self.pools, self.doorbell)
         self.upstream = Upstream()

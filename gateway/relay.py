@@ -237,24 +237,33 @@ def record_of(call: Call, outcome: Outcome) -> Record:
 
 async def finish(call: Call, outcome: Outcome, *, durable: bool) -> HttpResponse | None:
     """The last bytes, after the record: the usage and [DONE], the JSON answer, or what went wrong."""
+    well = outcome is Outcome.COMPLETED and durable
     if call.exchange.streaming:
-        await call.exchange.end_stream(_last_frames(call, outcome, durable=durable))
+        await call.exchange.end_stream(_last_frames(call) if well else _broken_end(outcome, durable=durable))
         return None
     if call.exchange.closed:
         return None
-    if outcome is not Outcome.COMPLETED or not durable or call.answer is None:
+    if not well:
         raise _broken(outcome, durable=durable)
-    body = _whole_body(call, call.answer) | {"usage": usage_object(call.meter)}
-    return HttpResponse(msgspec.json.encode(body), content_type="application/json", headers=call.lease.headers)
+    return HttpResponse(last_bytes(call), content_type="application/json", headers=call.lease.headers)
 
 
-def _last_frames(call: Call, outcome: Outcome, *, durable: bool) -> bytes:
-    if outcome is not Outcome.COMPLETED or not durable:
-        return b"data: " + envelope(_broken(outcome, durable=durable)) + b"\n\ndata: [DONE]\n\n"
+def last_bytes(call: Call) -> bytes:
+    """What a completed call has still to send: the JSON answer, or the last events of a stream."""
+    if call.answer is None:
+        return _last_frames(call)
+    return msgspec.json.encode(_whole_body(call, call.answer) | {"usage": usage_object(call.meter)})
+
+
+def _last_frames(call: Call) -> bytes:
     if not call.parsed.request.wants_usage:
         return b"data: [DONE]\n\n"
     body = _body(call, call.parsed.request.ENDPOINT.chunk_object, []) | {"usage": usage_object(call.meter)}
     return b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
+
+
+def _broken_end(outcome: Outcome, *, durable: bool) -> bytes:
+    return b"data: " + envelope(_broken(outcome, durable=durable)) + b"\n\ndata: [DONE]\n\n"
 
 
 def _broken(outcome: Outcome, *, durable: bool) -> GatewayError:

@@ -102,8 +102,8 @@ class Stream:
 
 
 @contextmanager
-def stream(web: WebProcess, secret: str, body: dict[str, Any]) -> Iterator[Stream]:
-    with begun(web, secret, body | {"stream": True}) as connection:
+def stream(web: WebProcess, secret: str, body: dict[str, Any], **options: Any) -> Iterator[Stream]:
+    with begun(web, secret, body | {"stream": True}, **options) as connection:
         opened = Stream(connection)
         try:
             yield opened
@@ -113,11 +113,16 @@ def stream(web: WebProcess, secret: str, body: dict[str, Any]) -> Iterator[Strea
 
 @contextmanager
 def begun(
-    web: WebProcess, secret: str, body: dict[str, Any], *, path: str = CHAT
+    web: WebProcess,
+    secret: str,
+    body: dict[str, Any],
+    *,
+    path: str = CHAT,
+    headers: Mapping[str, str] | None = None,
 ) -> Iterator[http.client.HTTPConnection]:
     """A call that was sent and whose answer nobody has read; leaving hangs up."""
     with closing(http.client.HTTPConnection("127.0.0.1", web.port, timeout=DEADLINE_SECONDS)) as connection:
-        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {secret}"})
+        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {secret}", **(headers or {})})
         yield connection
 
 
