@@ -18,7 +18,7 @@ gateway = Gateway()
 async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
-    elif scope["path"] == "/v1" or scope["path"].startswith("/v1/"):
+    elif scope["path"].lstrip("/").partition("/")[0] == "v1":  # Of //v1/..., too: its errors are the API's.
         await gateway(scope, receive, send)
     elif scope["path"] in ("/livez", "/readyz"):
         await _health(scope["path"], send)

@@ -53,7 +53,7 @@ class Gateway:
 async def _serve(exchange: Exchange, process: GatewayProcess) -> None:
     try:
         exchange.get_host()  # Refuses host names that are not ours, which nothing else on this road would.
-        match = resolve(exchange.path_info.rstrip("/"), urlconf="gateway.urls")
+        match = resolve(exchange.path_info.removesuffix("/"), urlconf="gateway.urls")
         response = await match.func(exchange, process=process, **match.kwargs)
     except Exception as error:
         response = errors.response_to(errors.translate(error, request_id=exchange.id))

@@ -31,6 +31,16 @@ LARGE_BODY = 2**20  # Bytes; smaller ones always find room.
 BODIES_LIMIT = 256 * 2**20  # Bytes of bodies that one process holds; beyond, large ones are refused.
 LAST_SECONDS = 10  # How long the end of a stream waits for a customer who does not read.
 
+# Browsers may call from any page: a key is sent by the page itself, never by the browser on its own as a cookie is.
+_BROWSER_HEADERS = [
+    (b"access-control-allow-origin", b"*"),
+    (
+        b"access-control-expose-headers",
+        b"x-request-id, retry-after, x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+        b"x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+        b"x-ratelimit-reset-tokens",
+    ),
+]
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -66,6 +76,10 @@ class Exchange(ASGIRequest):
     @property
     def id(self) -> str:
         return f"req_{self.call_id.hex}"
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        """A body is JSON, whatever its type says; Django would fail at a charset that it does not know."""
+        self.content_type, self.content_params = "", {}
 
     async def read_body(self) -> bytes:
         """The whole body; from then on a hang-up sets `closed` and calls `on_close`.
@@ -109,7 +123,8 @@ class Exchange(ASGIRequest):
 
     async def answer(self, response: HttpResponse) -> None:
         """Send a whole response. A customer who is gone makes no difference."""
-        await self._start(response.status_code, dict(response.items()) | {"Content-Length": str(len(response.content))})
+        length = {} if response.status_code == 204 else {"Content-Length": str(len(response.content))}
+        await self._start(response.status_code, dict(response.items()) | length)
         await self._send_last(response.content)
 
     async def start_stream(self, headers: dict[str, str]) -> None:
@@ -138,7 +153,7 @@ class Exchange(ASGIRequest):
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         lines = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-        lines.append((b"x-request-id", self.id.encode()))
+        lines += [(b"x-request-id", self.id.encode()), *_BROWSER_HEADERS]
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
 
 

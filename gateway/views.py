@@ -21,6 +21,9 @@ from gateway.exchange import Exchange
 from gateway.process import GatewayProcess
 from gateway.requests import Request
 
+ALLOWED_HEADERS = "Authorization, Content-Type, *"  # `*` does not stand for Authorization.
+PREFLIGHT_SECONDS = 86400  # How long a browser need not ask again.
+
 
 class GatewayView(APIView):
     """Every view wants a key unless it says that it is public. Returns None where all was sent already."""
@@ -55,9 +58,17 @@ class GatewayView(APIView):
             self.process.refusals[account, refusal.status_code, refusal.code] += 1
         return errors.response_to(refusal)
 
-    # DRF describes the view to strangers here.
+    # DRF describes the view to strangers here. Browsers ask what a page of another site may send.
     async def options(self, request: Exchange, **kwargs: Any) -> HttpResponse:  # type: ignore[override]
-        return HttpResponse(status=204, headers={"Allow": ", ".join(self.allowed_methods)})
+        methods = ", ".join(self.allowed_methods)
+        headers = {
+            "Allow": methods,
+            "Access-Control-Allow-Methods": methods,
+            # Clients add headers of their own with every version, so whatever is asked for may be sent.
+            "Access-Control-Allow-Headers": request.META.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or ALLOWED_HEADERS,
+            "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
+        }
+        return HttpResponse(status=204, headers=headers)
 
 
 class ModelListView(GatewayView):
