@@ -89,6 +89,19 @@ class RequestNeverFits(InvalidRequest):
     default_code = "request_exceeds_limit"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """LangChain and LiteLLM know it by its code and by the words "This model's maximum context length is"."""
+
+    default_code = "context_length_exceeded"
+
+    def __init__(self, *, context_tokens: int, param: str | None = "messages") -> None:
+        super().__init__(
+            f"This model's maximum context length is {context_tokens} tokens, and this prompt is longer. "
+            "Nothing was charged; please shorten it.",
+            param=param,
+        )
+
+
 class ClientGone(InvalidRequest):
     """Nobody reads this: the customer hung up before the request was whole."""
 
