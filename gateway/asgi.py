@@ -11,14 +11,15 @@ import asyncio
 from django.urls import resolve
 
 from gateway import errors
-from gateway.exchange import Bodies, Exchange, Receive, Scope, Send
+from gateway.bodies import Room
+from gateway.exchange import Exchange, Receive, Scope, Send
 from gateway.process import SHUTDOWN_SECONDS, GatewayProcess
 
 
 class Gateway:
     def __init__(self) -> None:
         self.process: GatewayProcess | None = None
-        self._bodies = Bodies()
+        self._room = Room()
         self._serving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -39,7 +40,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self.process is not None  # noqa: S101  # The server starts us before it serves.
-        serving = asyncio.create_task(_serve(Exchange(scope, receive, send, self._bodies), self.process))
+        serving = asyncio.create_task(_serve(Exchange(scope, receive, send, self._room), self.process))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
         try:

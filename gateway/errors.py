@@ -79,6 +79,16 @@ class BodyTooLarge(GatewayError):
     default_code = "request_too_large"
 
 
+class UnsupportedEncoding(GatewayError):
+    status_code = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_content_encoding"
+
+    def __init__(self) -> None:
+        super().__init__("This Content-Encoding is not known here. Send the body as it is, or with gzip or deflate.")
+        self.headers["Accept-Encoding"] = "gzip, deflate"
+
+
 class InvalidRequest(GatewayError):
     status_code = 400
     type = "invalid_request_error"

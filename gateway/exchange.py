@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,16 +18,14 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
 from apikeys.keys import KeyFacts
-from gateway.errors import BodyTooLarge, ClientGone, InvalidRequest, Unavailable
+from gateway.bodies import Body, Room
+from gateway.errors import ClientGone, InvalidRequest
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-BODY_LIMIT = 32 * 2**20  # Bytes; room for images in base64.
 BODY_SECONDS = 60  # For the whole body.
-LARGE_BODY = 2**20  # Bytes; smaller ones always find room.
-BODIES_LIMIT = 256 * 2**20  # Bytes of bodies that one process holds; beyond, large ones are refused.
 LAST_SECONDS = 10  # How long the end of a stream waits for a customer who does not read.
 
 # Browsers may call from any page: a key is sent by the page itself, never by the browser on its own as a cookie is.
@@ -48,17 +45,10 @@ _STREAM_HEADERS = {
 }
 
 
-@dataclass(slots=True)
-class Bodies:
-    """How many bytes of request bodies this process holds."""
-
-    held: int = 0
-
-
 class Exchange(ASGIRequest):
     """The id is the id of the call, of its hold and of its usage record; customers see it as x-request-id."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, bodies: Bodies) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room) -> None:
         super().__init__(scope, io.BytesIO())
         self.call_id: UUID = uuids.uuid7()
         self.key: KeyFacts | None = None
@@ -70,8 +60,8 @@ class Exchange(ASGIRequest):
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
-        self._bodies = bodies
-        self._body_bytes = 0
+        self._room = room
+        self._incoming: Body | None = None
 
     @property
     def id(self) -> str:
@@ -82,37 +72,30 @@ class Exchange(ASGIRequest):
         self.content_type, self.content_params = "", {}
 
     async def read_body(self) -> bytes:
-        """The whole body; from then on a hang-up sets `closed` and calls `on_close`.
+        """The whole body, unpacked; from then on a hang-up sets `closed` and calls `on_close`.
 
-        Raises BodyTooLarge, before reading where the length is announced; InvalidRequest where it takes too long;
-        Unavailable where too many large ones are here already; ClientGone.
+        Raises BodyTooLarge, before reading where the length is announced; UnsupportedEncoding; InvalidRequest where it
+        takes too long; Unavailable where too many large ones are here already; ClientGone.
         """
-        announced = self.META.get("CONTENT_LENGTH") or "0"
-        if not announced.isdigit() or int(announced) > BODY_LIMIT:
-            raise _too_large()
+        announced = int(self.META.get("CONTENT_LENGTH") or 0)  # The server has refused what is not a number.
+        self._incoming = Body(self._room, announced=announced, encoding=self.META.get("HTTP_CONTENT_ENCODING", ""))
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await self._read_pieces()
+                await self._read_pieces(self._incoming)
         except TimeoutError:
             raise InvalidRequest(f"The request body did not arrive within {BODY_SECONDS} seconds.") from None
         self._watch = asyncio.create_task(self._wait_for_close())
-        return body
+        return self._incoming.whole()
 
-    async def _read_pieces(self) -> bytes:
-        pieces, more = [], True
+    async def _read_pieces(self, body: Body) -> None:
+        await body.expect()
+        more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone("The connection was closed.")
-            pieces.append(message.get("body", b""))
             more = message.get("more_body", False)
-            self._body_bytes += len(pieces[-1])
-            self._bodies.held += len(pieces[-1])
-            if self._body_bytes > BODY_LIMIT:
-                raise _too_large()
-            if self._body_bytes > LARGE_BODY and self._bodies.held > BODIES_LIMIT:
-                raise Unavailable("Too many large requests are here at the moment. Please try again.")
-        return b"".join(pieces)
+            await body.add(message.get("body", b""))
 
     async def _wait_for_close(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -147,7 +130,8 @@ class Exchange(ASGIRequest):
 
     def end(self) -> None:
         """The exchange is over: its body is gone, and nobody waits for the hang-up any more."""
-        self._bodies.held -= self._body_bytes
+        if self._incoming is not None:
+            self._incoming.forget()
         if self._watch is not None:
             self._watch.cancel()
 
@@ -155,7 +139,3 @@ class Exchange(ASGIRequest):
         lines = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         lines += [(b"x-request-id", self.id.encode()), *_BROWSER_HEADERS]
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
-
-
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"The request body is larger than {BODY_LIMIT // 2**20} MB.")
