@@ -19,6 +19,7 @@ from apikeys.models import ApiKey, ApiKeyQuerySet
 
 KEYS_PER_ACCOUNT = 100
 NAME_LENGTH = 100
+LARGEST_LIMIT = 2**31 - 1
 
 
 class TooManyKeys(Exception):
@@ -27,6 +28,10 @@ class TooManyKeys(Exception):
 
 class InvalidName(Exception):
     """A key needs a name of 1 to 100 characters."""
+
+
+class InvalidLimit(Exception):
+    """A limit is a positive number, or None."""
 
 
 class AlreadyCreated(Exception):
@@ -41,9 +46,15 @@ class NotUsable(Exception):
     """Only a key that works can be rotated, and only once."""
 
 
+_LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
+
+
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """All that the gateway must know to let a call in, in one row."""
+    """All that the gateway must know to let a call in, in one row.
+
+    The limits are those of the account, for all of its keys together, and those of the key alone; None is no limit.
+    """
 
     key_id: int
     account_id: int
@@ -52,6 +63,9 @@ class KeyFacts:
     requests_per_minute: int
     tokens_per_minute: int
     concurrent_requests: int
+    key_requests_per_minute: int | None = None
+    key_tokens_per_minute: int | None = None
+    key_concurrent_requests: int | None = None
 
 
 def create(
@@ -100,6 +114,32 @@ def set_expiry(*, key: ApiKey, expires_at: datetime | None, by: User | None = No
         audit.record(Action.KEY_EXPIRY_SET, account=key.account, by=by, object=str(key), details=details)
 
 
+def set_limits(
+    *,
+    key: ApiKey,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    concurrent_requests: int | None,
+    by: User | None = None,
+) -> None:
+    """Give the key limits of its own; those of the account stay in force beside them. None: the account's alone.
+
+    The gateway follows within a second. Raises InvalidLimit.
+    """
+    limits = (requests_per_minute, tokens_per_minute, concurrent_requests)
+    if not all(limit is None or 1 <= limit <= LARGEST_LIMIT for limit in limits):
+        raise InvalidLimit(f"A limit is a number from 1 to {LARGEST_LIMIT:,}.")
+    with transaction.atomic():
+        held = ApiKey.objects.select_for_update(no_key=True).values_list(*_LIMITS)
+        before = held.get(pk=key.pk)
+        if before == limits:
+            return
+        key.requests_per_minute, key.tokens_per_minute, key.concurrent_requests = limits
+        key.save(update_fields=_LIMITS)
+        details = {"before": _told_limits(*before), "limits": _told_limits(*limits)}
+        audit.record(Action.KEY_LIMITS_SET, account=key.account, by=by, object=str(key), details=details)
+
+
 def disable(*, chosen: ApiKeyQuerySet, now: datetime, by: User | None = None) -> list[ApiKey]:
     """Refuse their calls with 403 until they are enabled again; returns those that this changed."""
     with transaction.atomic():
@@ -125,7 +165,8 @@ def rotate(
 ) -> tuple[ApiKey, str]:
     """A new key in the place of this one, which ends after the overlap; returned with its secret, as `create` does.
 
-    The new one has the name, and the lifetime if the old one had one. Raises NotUsable, TooManyKeys and AlreadyCreated.
+    The new one has the name, the limits, and the lifetime if the old one had one. Raises NotUsable, TooManyKeys and
+    AlreadyCreated.
     """
     with transaction.atomic():
         _lock(key.account)
@@ -144,6 +185,7 @@ def rotate(
             creation_id=creation_id,
             created_by=by,
             replaces=old,
+            **{limit: getattr(old, limit) for limit in _LIMITS},
         )
         old.expires_at = min(now + overlap, old.expires_at or now + overlap)
         old.save(update_fields=["expires_at"])
@@ -162,6 +204,11 @@ def _checked(name: str) -> str:
 
 def _told(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _told_limits(requests: int | None, tokens: int | None, concurrent: int | None) -> str:
+    units = {"requests/minute": requests, "tokens/minute": tokens, "concurrent": concurrent}
+    return ", ".join(f"{limit:,} {unit}" for unit, limit in units.items() if limit is not None) or "the account's"
 
 
 def _lock(account: Account) -> None:
@@ -219,7 +266,9 @@ async def note_uses(database: AsyncConnection[object], ages: Mapping[int, float]
 _FIND = """
 SELECT key.id AS key_id, account.id AS account_id,
        key.disabled_at <= now() IS TRUE AS key_disabled, account.disabled_at <= now() IS TRUE AS account_disabled,
-       tier.requests_per_minute, tier.tokens_per_minute, tier.concurrent_requests
+       tier.requests_per_minute, tier.tokens_per_minute, tier.concurrent_requests,
+       key.requests_per_minute AS key_requests_per_minute, key.tokens_per_minute AS key_tokens_per_minute,
+       key.concurrent_requests AS key_concurrent_requests
   FROM apikeys_apikey key
   JOIN accounts_account account ON account.id = key.account_id
   JOIN accounts_tier tier ON tier.id = account.tier_id

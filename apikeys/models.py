@@ -73,6 +73,10 @@ class ApiKey(models.Model):
     replaces = models.OneToOneField(
         "self", null=True, editable=False, on_delete=models.PROTECT, related_name="successor"
     )
+    # Limits of its own, beside those of the account, which count for every key. None: the account's alone.
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    concurrent_requests = models.PositiveIntegerField(null=True, blank=True)
 
     objects = ApiKeyQuerySet.as_manager()
 
@@ -82,6 +86,10 @@ class ApiKey(models.Model):
         constraints = [
             models.CheckConstraint(condition=Exact(Length("digest"), 32), name="apikey_digest_is_sha256"),
             models.UniqueConstraint(fields=["account", "creation_id"], name="apikey_created_once"),
+            models.CheckConstraint(
+                condition=Q(requests_per_minute__gte=1, tokens_per_minute__gte=1, concurrent_requests__gte=1),
+                name="apikey_limits_positive",  # One that is null is no limit, and passes.
+            ),
         ]
 
     def __str__(self) -> str:

@@ -5,11 +5,14 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import DatabaseError
 from psycopg import AsyncConnection
 
+from accounts import audit
 from accounts.models import Account, AuditEvent, Tier
 from apikeys import keys, secret
 from apikeys.keys import KeyFacts
@@ -42,6 +45,11 @@ class TestFind:
         assert find(plaintext) == KeyFacts(made.pk, made.account_id, False, False, 60, 100_000, 5)
         Account.objects.filter(pk=made.account_id).update(tier=Tier.objects.get(name="Enterprise"))
         assert find(plaintext) == KeyFacts(made.pk, made.account_id, False, False, 6_000, 20_000_000, 500)
+
+    def test_a_key_is_found_with_limits_of_its_own_beside_those_of_its_account(self, key: tuple[ApiKey, str]) -> None:
+        made, plaintext = key
+        keys.set_limits(key=made, requests_per_minute=6, tokens_per_minute=None, concurrent_requests=1)
+        assert find(plaintext) == KeyFacts(made.pk, made.account_id, False, False, 60, 100_000, 5, 6, None, 1)
 
     def test_an_unknown_key_is_not_found(self) -> None:
         assert find(secret.generate()) is None
@@ -232,6 +240,42 @@ class TestChange:
         assert f"yours ({key.display})" in told
         assert first not in told
         assert second not in told
+
+
+class TestSetLimits:
+    @pytest.fixture
+    def key(self, db: None, now: datetime) -> ApiKey:
+        return keys.create(account=factories.account(), name="mine", now=now)[0]
+
+    def test_limits_are_set_and_taken_away_and_each_change_is_recorded(self, key: ApiKey) -> None:
+        alice = factories.user()
+        for _ in range(2):  # The second time changes nothing.
+            keys.set_limits(key=key, requests_per_minute=6, tokens_per_minute=5_000, concurrent_requests=None, by=alice)
+        key.refresh_from_db()
+        assert (key.requests_per_minute, key.tokens_per_minute, key.concurrent_requests) == (6, 5_000, None)
+        keys.set_limits(key=key, requests_per_minute=None, tokens_per_minute=None, concurrent_requests=None, by=alice)
+        key.refresh_from_db()
+        assert (key.requests_per_minute, key.tokens_per_minute, key.concurrent_requests) == (None, None, None)
+
+        second, first = audit.events(account=key.account, group="key", person=alice.pk)
+        told = f"changed the limits of the key {key} from"
+        assert audit.sentence(first) == f"{told} the account's to 6 requests/minute, 5,000 tokens/minute"
+        assert audit.sentence(second) == f"{told} 6 requests/minute, 5,000 tokens/minute to the account's"
+
+    @pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute", "concurrent_requests"])
+    @pytest.mark.parametrize("bad", [0, -1, 2**31])
+    def test_a_limit_is_a_positive_number_that_the_database_can_hold(self, key: ApiKey, limit: str, bad: int) -> None:
+        own: dict[str, Any] = {"requests_per_minute": 1, "tokens_per_minute": 1, "concurrent_requests": 1}
+        with pytest.raises(keys.InvalidLimit):
+            keys.set_limits(key=key, **own | {limit: bad})
+        with pytest.raises(DatabaseError):
+            ApiKey.objects.filter(pk=key.pk).update(**{limit: bad})
+
+    def test_the_new_key_of_a_rotation_has_the_limits_of_the_old_one(self, key: ApiKey, now: datetime) -> None:
+        keys.set_limits(key=key, requests_per_minute=6, tokens_per_minute=5_000, concurrent_requests=2)
+        new, _ = keys.rotate(key=key, overlap=HOUR, now=now)
+        new.refresh_from_db()
+        assert (new.requests_per_minute, new.tokens_per_minute, new.concurrent_requests) == (6, 5_000, 2)
 
 
 class TestRotate:
