@@ -19,6 +19,7 @@ Its nouns, a module each:
     token     a piece of text of at least one byte, the unit of prompts and answers (tokens.py)
     prompt    a chat request, its tokens, and how many of them an earlier prompt shares (prompts.py)
     answer    the sentences it replies with, decided by the request alone (answers.py)
+    structure the tools that an answer calls, or a JSON document that fits a schema (structures.py)
     switch    a way to make one call, or every call, slow, odd or broken (switches.py)
     journal   an append-only file: one line when a call is accepted, one when it ends (journal.py)
     frame     the bytes of one event of a stream, or of a JSON answer (frames.py)

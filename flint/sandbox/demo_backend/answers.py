@@ -3,13 +3,14 @@
 The same request always gets the same answer. It opens with the topic (the first words of the last user message) and
 the model's name, goes on with sentences chosen by a hash of the request, and ends after 40 to 160 tokens or so,
 unless a switch, `max_tokens` or a stop string ends it elsewhere. A model with "thinking" in its name reasons first.
+Calls of tools and JSON documents (structures.py) take the place of the sentences and are only cut by `max_tokens`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -67,6 +68,18 @@ _THOUGHTS = (
 )
 
 
+class ToolCall(msgspec.Struct):
+    """A function that the client shall call. Its name counts as one token."""
+
+    id: str
+    name: str
+    arguments: list[str]
+
+    @property
+    def token_count(self) -> int:
+        return 1 + len(self.arguments)
+
+
 class Choice(msgspec.Struct):
     """One of the `n` answers to a prompt."""
 
@@ -74,10 +87,11 @@ class Choice(msgspec.Struct):
     content: list[str]
     finish_reason: str
     endless: bool = False
+    tool_calls: list[ToolCall] = []
 
     @property
     def token_count(self) -> int:
-        return len(self.reasoning) + len(self.content)
+        return len(self.reasoning) + len(self.content) + sum(call.token_count for call in self.tool_calls)
 
     def content_tokens(self) -> Iterator[str]:
         return itertools.cycle(self.content or ["…"]) if self.endless else iter(self.content)
@@ -111,6 +125,29 @@ def compose(
     if stopped is not None:
         content, finish_reason, endless = stopped, "stop", False
     return Choice(reasoning=reasoning, content=content, finish_reason=finish_reason, endless=endless)
+
+
+def compose_document(document: str, *, limit: int | None) -> Choice:
+    """A document, and nothing around it."""
+    content = tokens.split(document)
+    if limit is not None and len(content) > limit:
+        return Choice(reasoning=[], content=content[: max(0, limit)], finish_reason="length")
+    return Choice(reasoning=[], content=content, finish_reason="stop")
+
+
+def compose_tool_calls(calls: Iterable[tuple[str, str]], *, seed: bytes, limit: int | None) -> Choice:
+    """Calls of functions in place of a text, each a name and its arguments as JSON."""
+    choice = Choice(reasoning=[], content=[], finish_reason="tool_calls", tool_calls=[])
+    for number, (name, arguments) in enumerate(calls):
+        id_ = hashlib.blake2b(seed + bytes([number]), digest_size=12).hexdigest()
+        call = ToolCall(id=f"call_{id_}", name=name, arguments=tokens.split(arguments))
+        left = call.token_count if limit is None else limit - choice.token_count
+        if left < call.token_count:
+            choice.finish_reason = "length"
+            call.arguments = call.arguments[: max(0, left - 1)]
+        if left > 0:
+            choice.tool_calls.append(call)
+    return choice
 
 
 def topic_of(text: str) -> str:

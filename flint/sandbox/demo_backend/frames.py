@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from flint.sandbox.demo_backend.answers import Choice
+from flint.sandbox.demo_backend.answers import Choice, ToolCall
 from flint.sandbox.demo_backend.switches import Switches
 
 HTML = b"<!DOCTYPE html><html><head><title>Demo</title></head><body><h1>It works!</h1></body></html>\n"
@@ -25,6 +25,18 @@ _ODD_NUMBERS = {"inf": "1e999", "-inf": "-1e999", "nan": "NaN", "null": "null", 
 @functools.lru_cache(maxsize=8192)
 def quote(text: str) -> bytes:
     return msgspec.json.encode(text)
+
+
+class Place(NamedTuple):
+    """Where in a delta a token stands."""
+
+    before: bytes
+    after: bytes = b""
+    is_reasoning: bool = False
+
+
+CONTENT = Place(b'"content":')
+REASONING = Place(b'"reasoning_content":', is_reasoning=True)
 
 
 class UsageFigures(msgspec.Struct):
@@ -135,22 +147,20 @@ class Frames:
 
     def tokens(self, choices: Sequence[Choice]) -> Iterator[bytes]:
         """One frame a token, the choices in turn."""
-        heads = [
-            [self._start + self.token_head(index, name) for name in (b"content", b"reasoning_content")]
-            for index in range(len(choices))
-        ]
+        heads = [self._start + self.token_head(index) for index in range(len(choices))]
         tail = self.token_end + self._no_usage_yet + self._stop
         if self._switches.comments_between:
             tail += self.comments(1)
         garbage_at = self._switches.garbage_after + 1 if self._switches.garbage else 0
         figures = self.figures
-        for index, is_reasoning, token in _in_turn(choices):
+        for index, place, token in _in_turn(choices):
             figures.completion += 1
-            figures.reasoning += is_reasoning
+            figures.reasoning += place.is_reasoning
             if self._usage_everywhere:
                 tail = self.token_end + self._usage_field() + self._stop
             garbage = self.garbage() if figures.completion == garbage_at else b""
-            yield garbage + heads[index][is_reasoning] + quote(token) + tail
+            before, after, _ = self.placed(place)
+            yield b"".join((garbage, heads[index], before, quote(token), after, tail))
 
     def finish(self, choices: Sequence[Choice]) -> bytes:
         """The finish chunk of each choice."""
@@ -189,10 +199,12 @@ class Frames:
         usage = self._usage_field() if with_usage else self._no_usage_yet
         return self._start + self.choice(index, delta, finish_reason) + b"]" + usage + self._stop
 
-    def token_head(self, index: int, name: bytes) -> bytes:
-        """What stands before a token in its frame."""
-        role = b'"role":"assistant",' if self._switches.roles else b""
-        return b'{"index":%d,"delta":{%b"%b":' % (index, role, name)
+    def token_head(self, index: int) -> bytes:
+        """What stands before every token of a choice in its frame."""
+        return b'{"index":%d,"delta":{%b' % (index, b'"role":"assistant",' if self._switches.roles else b"")
+
+    def placed(self, place: Place) -> Place:
+        return place
 
     def choice(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
         return b'{"index":%d,"delta":{%b},"logprobs":null,"finish_reason":%b}' % (index, delta, finish_reason)
@@ -209,9 +221,9 @@ class Frames:
 
     def whole(self, choices: Sequence[Choice]) -> bytes:
         """The JSON answer that carries everything at once."""
-        for _, is_reasoning, _ in _in_turn(choices):
+        for _, place, _ in _in_turn(choices):
             self.figures.completion += 1
-            self.figures.reasoning += is_reasoning
+            self.figures.reasoning += place.is_reasoning
         parts = b",".join(self.whole_choice(index, choice) for index, choice in enumerate(choices))
         usage = b"" if self._switches.no_usage else self._usage_field()
         padding = b',"padding":"%b"' % (b"x" * self._switches.long_line) if self._switches.long_line else b""
@@ -219,8 +231,8 @@ class Frames:
         return head + usage + padding + b"}"
 
 
-def _in_turn(choices: Sequence[Choice]) -> Iterator[tuple[int, bool, str]]:
-    """(index of the choice, is it reasoning, token), the choices in turn until all are out."""
+def _in_turn(choices: Sequence[Choice]) -> Iterator[tuple[int, Place, str]]:
+    """(index of the choice, place in its delta, token), the choices in turn until all are out."""
     running = {index: _one(index, choice) for index, choice in enumerate(choices)}
     while len(running) > 1:
         for index, one in list(running.items()):
@@ -233,11 +245,22 @@ def _in_turn(choices: Sequence[Choice]) -> Iterator[tuple[int, bool, str]]:
         yield from one
 
 
-def _one(index: int, choice: Choice) -> Iterator[tuple[int, bool, str]]:
+def _one(index: int, choice: Choice) -> Iterator[tuple[int, Place, str]]:
     for token in choice.reasoning:
-        yield index, True, token
+        yield index, REASONING, token
     for token in choice.content_tokens():
-        yield index, False, token
+        yield index, CONTENT, token
+    for number, call in enumerate(choice.tool_calls):
+        # Only the first fragment of a call carries its id and its name.
+        named = b'"id":%b,"type":"function","function":{"arguments":"","name":' % quote(call.id)
+        yield index, _in_call(number, named), call.name
+        arguments = _in_call(number, b'"function":{"arguments":')
+        for token in call.arguments:
+            yield index, arguments, token
+
+
+def _in_call(number: int, before: bytes) -> Place:
+    return Place(b'"tool_calls":[{"index":%d,%b' % (number, before), b"}}]")
 
 
 def _finish_reason(choice: Choice, switches: Switches) -> bytes:
@@ -247,12 +270,22 @@ def _finish_reason(choice: Choice, switches: Switches) -> bytes:
 
 
 def _whole_choice(index: int, choice: Choice, switches: Switches) -> bytes:
-    content = msgspec.json.encode("".join(choice.content))
+    content = b"null" if choice.tool_calls else msgspec.json.encode("".join(choice.content))
     if switches.garbage == "half_utf8":
         content = b'"caf\xc3"'
     reasoning = b""
     if choice.reasoning:
         reasoning = b',"reasoning_content":' + msgspec.json.encode("".join(choice.reasoning))
-    message = b'{"role":"assistant","content":%b,"refusal":null%b}' % (content, reasoning)
+    calls = b',"tool_calls":' + msgspec.json.encode([_whole_call(call) for call in choice.tool_calls])
+    parts = reasoning + (calls if choice.tool_calls else b"")
+    message = b'{"role":"assistant","content":%b,"refusal":null%b}' % (content, parts)
     reason = b"null" if switches.no_finish else _finish_reason(choice, switches)
     return b'{"index":%d,"message":%b,"logprobs":null,"finish_reason":%b}' % (index, message, reason)
+
+
+def _whole_call(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": "".join(call.arguments)},
+    }

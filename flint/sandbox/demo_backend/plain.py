@@ -17,11 +17,12 @@ import msgspec
 
 from flint.sandbox.demo_backend import frames, prompts, tokens
 from flint.sandbox.demo_backend.answers import Choice
-from flint.sandbox.demo_backend.frames import Frames, UsageFigures
+from flint.sandbox.demo_backend.frames import Frames, Place, UsageFigures
 from flint.sandbox.demo_backend.prompts import Prompt
 from flint.sandbox.demo_backend.switches import Switches
 
 DIMENSIONS = 16
+TEXT = Place(b'"text":')
 
 Texts = str | list[str | int | list[int]]
 
@@ -91,8 +92,11 @@ class TextFrames(Frames):
     def opening(self, choices: int) -> bytes:
         return b""
 
-    def token_head(self, index: int, name: bytes) -> bytes:
-        return b'{"index":%d,"text":' % index
+    def token_head(self, index: int) -> bytes:
+        return b'{"index":%d,' % index
+
+    def placed(self, place: Place) -> Place:
+        return TEXT
 
     def choice(self, index: int, delta: bytes, finish_reason: bytes) -> bytes:
         return b'{"index":%d,"text":"","logprobs":null,"finish_reason":%b}' % (index, finish_reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,6 +29,32 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool = False
 
 
+class Function(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(msgspec.Struct):
+    function: Function | None = None  # A tool of another kind is counted, and never called.
+
+
+class FunctionName(msgspec.Struct):
+    name: str
+
+
+class ToolChoice(msgspec.Struct):
+    function: FunctionName
+
+
+class JsonSchema(msgspec.Struct):
+    schema: dict[str, Any]
+
+
+class ResponseFormat(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatRequest(msgspec.Struct):
     model: str
     messages: list[msgspec.Raw]
@@ -38,6 +65,9 @@ class ChatRequest(msgspec.Struct):
     stop: str | list[str] | None = None
     n: int | None = 1
     tools: msgspec.Raw = msgspec.Raw(b"")
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = True
+    response_format: ResponseFormat | None = None
 
 
 class Message(msgspec.Struct):
@@ -56,6 +86,7 @@ class Prompt(msgspec.Struct):
 
     request: ChatRequest
     messages: list[Message]
+    functions: list[Function]
     last_user_text: str
     seed: bytes
 
@@ -73,6 +104,7 @@ class Prompt(msgspec.Struct):
 _request_decoder = msgspec.json.Decoder(ChatRequest)
 _message_decoder = msgspec.json.Decoder(Message)
 _part_decoder = msgspec.json.Decoder(Part)
+_tools_decoder = msgspec.json.Decoder(list[Tool] | None)
 
 
 def read(body: bytes) -> Prompt:
@@ -80,6 +112,7 @@ def read(body: bytes) -> Prompt:
     try:
         request = _request_decoder.decode(body)
         messages = [_message_decoder.decode(raw) for raw in request.messages]
+        tools = _tools_decoder.decode(request.tools) if bytes(request.tools) else None
         last_user = next((message for message in reversed(messages) if message.role == "user"), None)
         last_user_text = "" if last_user is None else _text(last_user)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -88,10 +121,21 @@ def read(body: bytes) -> Prompt:
         raise InvalidRequest("messages must not be empty")
     if request.n is not None and not 1 <= request.n <= CHOICES_MAX:
         raise InvalidRequest(f"n must be between 1 and {CHOICES_MAX}")
+    functions = [tool.function for tool in tools or () if tool.function is not None]
+    _check_tool_choice(request.tool_choice, {function.name for function in functions})
     seed = hashlib.blake2b(request.model.encode(), digest_size=16)
     for raw in request.messages:
         seed.update(raw)
-    return Prompt(request=request, messages=messages, last_user_text=last_user_text, seed=seed.digest())
+    return Prompt(
+        request=request, messages=messages, functions=functions, last_user_text=last_user_text, seed=seed.digest()
+    )
+
+
+def _check_tool_choice(choice: str | ToolChoice | None, names: set[str]) -> None:
+    if choice == "required" and not names:
+        raise InvalidRequest("tool_choice needs tools")
+    if isinstance(choice, ToolChoice) and choice.function.name not in names:
+        raise InvalidRequest("tool_choice names a function that is not among the tools")
 
 
 def _text(message: Message) -> str:

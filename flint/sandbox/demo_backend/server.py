@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from flint.sandbox.demo_backend import answers, frames, plain, prompts, switches
+from flint.sandbox.demo_backend import answers, frames, plain, prompts, structures, switches
 from flint.sandbox.demo_backend.journal import Entry, Journal
 from flint.sandbox.demo_backend.pace import Pace
 from flint.sandbox.demo_backend.prompts import Prompt
@@ -216,13 +216,19 @@ async def serve(
 
 
 def _choice(prompt: Prompt, asked: Switches, index: int) -> answers.Choice:
+    topic = answers.topic_of(switches.without_marker(prompt.last_user_text))
+    seed = prompt.seed + bytes([index])
     limit, exact, endless = prompt.max_tokens, asked.tokens, asked.endless
+    if calls := structures.tool_calls(prompt, topic=topic, wanted=asked.tool_calls):
+        return answers.compose_tool_calls(calls, seed=seed, limit=limit)
+    if document := structures.document(prompt, topic=topic):
+        return answers.compose_document(document, limit=limit)
     if endless and not prompt.request.stream:
         limit, exact, endless = None, answers.ENDLESS_FACTOR * (limit or 100), False
     return answers.compose(
-        topic=answers.topic_of(switches.without_marker(prompt.last_user_text)),
+        topic=topic,
         model=prompt.request.model,
-        seed=prompt.seed + bytes([index]),
+        seed=seed,
         limit=limit,
         stops=prompt.stops,
         exact_tokens=exact,

@@ -19,7 +19,9 @@ object. A marker wins over the control. An unknown name or an impossible value i
     form      no_done   no_finish   finish_reason=WORD|null   roles (in every delta)   crlf   split=N (N-byte writes)
               comments=N (before the first token)   comments_between   blank_lines=N (before JSON)
               long_line=N (one event of more than N bytes)
+              tool_calls=N (calls of the request's tools, though tool_choice does not ask for them)
     scope     only_attempts=N (the marker holds while X-Flint-Attempt <= N)   calls=N (control: the next N calls)
+              only_calls=N (the marker holds for the first N calls with this text)
 
 K counts tokens that went out before. Flags take no value, or true and false.
 """
@@ -27,6 +29,7 @@ K counts tokens that went out before. Flags take no value, or true and false.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -34,6 +37,7 @@ import msgspec
 
 _MARKER = re.compile(r"\[demo:([^\]]{0,2000})\]")
 _EVERY_ATTEMPT = 1_000_000_000
+TEXTS_KEPT = 10_000
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=200_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=64 * 1024 * 1024)]
@@ -82,7 +86,9 @@ class Switches(msgspec.Struct, frozen=True):
     comments_between: bool = False
     blank_lines: Count = 0
     long_line: Bytes = 0
+    tool_calls: Count | None = None
     only_attempts: Count = _EVERY_ATTEMPT
+    only_calls: Count = _EVERY_ATTEMPT
     calls: Count = _EVERY_ATTEMPT
 
     def breaks_after(self) -> int | None:
@@ -142,6 +148,7 @@ class Control:
     def __init__(self) -> None:
         self.words: dict[str, str] = {}
         self._calls_left = _EVERY_ATTEMPT
+        self._calls_by_text: OrderedDict[int, int] = OrderedDict()
 
     def set(self, words: dict[str, str]) -> None:
         self.words = words
@@ -155,5 +162,16 @@ class Control:
         if self._calls_left <= 0:
             self.set({})
         self._calls_left -= 1
+        if "only_calls" in marker and self._calls_of(text, attempt) > read(marker).only_calls:
+            marker = {}
         layers = [words for words in (self.words, marker) if attempt <= read(words).only_attempts]
         return read({name: value for words in layers for name, value in words.items()})
+
+    def _calls_of(self, text: str, attempt: int) -> int:
+        """How many calls with this text there were, this one included; further attempts are the same call."""
+        key = hash(text)
+        calls = self._calls_by_text.pop(key, 0) + (attempt == 1)
+        self._calls_by_text[key] = calls
+        if len(self._calls_by_text) > TEXTS_KEPT:
+            self._calls_by_text.popitem(last=False)
+        return calls
