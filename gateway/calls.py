@@ -16,7 +16,7 @@ from django.http import HttpResponse
 from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
-from billing.usage import Outcome
+from billing.usage import Outcome, Record
 from gateway import idempotency, metering, relay
 from gateway.directory import Model
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable, WrongModel
@@ -54,7 +54,7 @@ async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, pars
 
 async def _repeat(exchange: Exchange, kept: Kept) -> HttpResponse | None:
     """The first answer, as it was."""
-    headers = {"Idempotency-Replayed": "true"}
+    headers = {"Idempotency-Replayed": "true", relay.COST_HEADER: "0"}
     if not kept.streamed:
         return HttpResponse(kept.answer, content_type="application/json", headers=headers)
     await exchange.start_stream(headers)
@@ -85,17 +85,17 @@ async def _serve(
         return None
     record = relay.record_of(call, outcome)
     # Before the record: a repeat must find the answer of a call that is charged.
-    await _keep(process, call, outcome, claim)
+    await _keep(process, call, record, claim)
     durable = await process.recorder.record(record)
     process.running.pop(call.id, None)
-    await _keep(process, call, outcome, claim)  # If the database was away before.
+    await _keep(process, call, record, claim)  # If the database was away before.
     await process.limits.give_back(call.lease, used_tokens=record.input_tokens + record.output_tokens)
-    return await relay.finish(call, outcome, durable=durable)
+    return await relay.finish(call, record, durable=durable)
 
 
-async def _keep(process: GatewayProcess, call: Call, outcome: Outcome, claim: Claim | None) -> None:
-    if claim is not None and outcome is Outcome.COMPLETED and not claim.kept:
-        answer = bytes(claim.frames) + relay.last_bytes(call)
+async def _keep(process: GatewayProcess, call: Call, record: Record, claim: Claim | None) -> None:
+    if claim is not None and record.outcome is Outcome.COMPLETED and not claim.kept:
+        answer = bytes(claim.frames) + relay.last_bytes(call, record)
         await process.idempotency.keep(claim, streamed=call.exchange.streaming, answer=answer)
 
 

@@ -23,6 +23,7 @@ from django.conf import settings
 from django.http import HttpResponse
 
 from apikeys.keys import KeyFacts
+from billing import money
 from billing.holds import Checkpoint
 from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
@@ -38,6 +39,7 @@ from gateway.upstream import PromptRefused, Upstream
 
 logger = logging.getLogger(__name__)
 
+COST_HEADER = "x-flint-cost-usd"
 ATTEMPTS = 3
 FAILOVER_SECONDS = 30  # No further attempt is begun after this.
 USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up,
@@ -235,30 +237,29 @@ def record_of(call: Call, outcome: Outcome) -> Record:
     )
 
 
-async def finish(call: Call, outcome: Outcome, *, durable: bool) -> HttpResponse | None:
+async def finish(call: Call, record: Record, *, durable: bool) -> HttpResponse | None:
     """The last bytes, after the record: the usage and [DONE], the JSON answer, or what went wrong."""
-    well = outcome is Outcome.COMPLETED and durable
+    well = record.outcome is Outcome.COMPLETED and durable
     if call.exchange.streaming:
-        await call.exchange.end_stream(_last_frames(call) if well else _broken_end(outcome, durable=durable))
+        end = last_bytes(call, record) if well else _broken_end(record.outcome, durable=durable)
+        await call.exchange.end_stream(end)
         return None
     if call.exchange.closed:
         return None
     if not well:
-        raise _broken(outcome, durable=durable)
-    return HttpResponse(last_bytes(call), content_type="application/json", headers=call.lease.headers)
+        raise _broken(record.outcome, durable=durable)
+    headers = call.lease.headers | {COST_HEADER: money.usd(record.charge)}
+    return HttpResponse(last_bytes(call, record), content_type="application/json", headers=headers)
 
 
-def last_bytes(call: Call) -> bytes:
+def last_bytes(call: Call, record: Record) -> bytes:
     """What a completed call has still to send: the JSON answer, or the last events of a stream."""
-    if call.answer is None:
-        return _last_frames(call)
-    return msgspec.json.encode(_whole_body(call, call.answer) | {"usage": usage_object(call.meter)})
-
-
-def _last_frames(call: Call) -> bytes:
+    usage = {"usage": usage_object(call.meter) | {"cost": money.usd(record.charge)}}
+    if call.answer is not None:
+        return msgspec.json.encode(_whole_body(call, call.answer) | usage)
     if not call.parsed.request.wants_usage:
         return b"data: [DONE]\n\n"
-    body = _body(call, call.parsed.request.ENDPOINT.chunk_object, []) | {"usage": usage_object(call.meter)}
+    body = _body(call, call.parsed.request.ENDPOINT.chunk_object, []) | usage
     return b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from billing import money
 from billing.models import UsageRecord
 from billing.usage import Outcome, Source
 from tests.billing.stage import nothing_can_be_recorded, wait_until_blocked_by
@@ -49,6 +50,7 @@ def assert_figures(shown: dict[str, Any], record: UsageRecord) -> None:
     assert shown["completion_tokens"] == record.output_tokens
     assert shown["total_tokens"] == record.input_tokens + record.output_tokens
     assert shown["prompt_tokens_details"] == {"cached_tokens": record.cached_input_tokens}
+    assert shown["cost"] == money.usd(record.charge)
 
 
 def test_the_first_text_arrives_before_the_backend_writes_the_second(stack: Stack, lab: Lab, alice: Customer) -> None:
@@ -179,10 +181,16 @@ def test_a_prompt_of_more_tokens_than_estimated_is_charged_in_full(stack: Stack,
 def test_a_believable_usage_beyond_the_hold_is_clamped_and_flagged(stack: Stack, alice: Customer) -> None:
     answer = wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5 usage_completion=5000]", max_tokens=10))
     record = alice.only_record()
-    assert answer.status == 200
+    assert_figures(answer.json["usage"], record)
     assert record.clamped
     assert record.charge == record.held
     assert record.output_tokens == 5000
+
+
+def test_a_json_answer_says_what_it_cost_in_its_head_too(stack: Stack, lab: Lab, alice: Customer) -> None:
+    answer = wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5 usage_prompt=40]", model=lab.of_two))
+    assert answer.json["usage"]["cost"] == answer.headers["x-flint-cost-usd"] == "0.000000000155"
+    assert alice.only_record().charge == 40 * INPUT_RATE + 5 * OUTPUT_RATE == 155
 
 
 def test_an_explicit_zero_is_a_value(stack: Stack, alice: Customer) -> None:

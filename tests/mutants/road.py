@@ -134,10 +134,14 @@ RECORD = (
         "A customer has [DONE] of a call that may leave no record.",
         "tests/gateway/test_order.py::test_the_record_is_durable_before_the_last_bytes_and_the_hold_stays_until_then[True]",
         (
-            Edit(CALLS, _RECORDED, "    durable, last = True, await relay.finish(call, outcome, durable=True)\n"),
             Edit(
                 CALLS,
-                "    return await relay.finish(call, outcome, durable=durable)\n",
+                _RECORDED,
+                "    durable, last = True, await relay.finish(call, record, durable=True)\n",
+            ),
+            Edit(
+                CALLS,
+                "    return await relay.finish(call, record, durable=durable)\n",
                 "    await process.recorder.record(record)\n    return last\n",
             ),
         ),
