@@ -329,7 +329,7 @@ GATEWAY_LONGEST_CALL_SECONDS = env.integer("GATEWAY_LONGEST_CALL_SECONDS", 600, 
 GATEWAY_IDLE_SECONDS = env.integer("GATEWAY_IDLE_SECONDS", 100, minimum=1, maximum=3600)
 # Redis away: `closed` refuses calls with 503; `local` lets each process limit by itself, so N processes N times.
 GATEWAY_LIMITS_WITHOUT_REDIS = env.choice("GATEWAY_LIMITS_WITHOUT_REDIS", ["closed", "local"], default="closed")
-GATEWAY_DATABASE_CONNECTIONS = env.integer("GATEWAY_DATABASE_CONNECTIONS", 8, minimum=4, maximum=100)
+GATEWAY_DATABASE_CONNECTIONS = env.integer("GATEWAY_DATABASE_CONNECTIONS", 10, minimum=6, maximum=100)
 
 LOGGING = {
     "version": 1,

@@ -1,8 +1,9 @@
 """The gateway's connections to PostgreSQL: a few, pooled, in autocommit, outside the ORM.
 
 Statements that may wait for a wallet's lock have connections of their own, so that a slow wallet cannot use up those
-of everybody else. A server that keeps its connections open and says nothing (a frozen host, a lost route) would never
-be noticed by waiting, so every wait ends by our clock.
+of everybody else; so have the questions of customers, who may ask for a year of usage in a loop. A server that keeps
+its connections open and says nothing (a frozen host, a lost route) would never be noticed by waiting, so every wait
+ends by our clock.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 WAITING_CONNECTIONS = 2
+READING_CONNECTIONS = 2
 STATEMENT_SECONDS = 5
 LOCK_SECONDS = 2
 # How long a call waits for a connection before it is told that the database is away.
@@ -50,20 +52,25 @@ class Pool:
 
 
 class Pools:
-    """`main` never waits for a row that others hold for long; `waiting` may, up to LOCK_SECONDS."""
+    """`main` never waits for a row that others hold for long; `waiting` may, up to LOCK_SECONDS; `reading` is for what
+    no call waits for."""
 
     def __init__(self) -> None:
-        self.main = Pool("gateway", settings.GATEWAY_DATABASE_CONNECTIONS - WAITING_CONNECTIONS)
+        others = WAITING_CONNECTIONS + READING_CONNECTIONS
+        self.main = Pool("gateway", settings.GATEWAY_DATABASE_CONNECTIONS - others)
         self.waiting = Pool("gateway-waiting", WAITING_CONNECTIONS)
+        self.reading = Pool("gateway-reading", READING_CONNECTIONS)
 
     async def open(self) -> None:
         """Start connecting; does not wait, so that a process starts while the database is away."""
         await self.main.open()
         await self.waiting.open()
+        await self.reading.open()
 
     async def close(self) -> None:
         await self.main.close()
         await self.waiting.close()
+        await self.reading.close()
 
 
 @contextlib.contextmanager

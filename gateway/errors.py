@@ -132,6 +132,14 @@ class ModelNotFound(GatewayError):
     default_code = "model_not_found"
 
 
+class GenerationNotFound(GatewayError):
+    """Also that of another account."""
+
+    status_code = 404
+    type = "invalid_request_error"
+    default_code = "generation_not_found"
+
+
 class UnknownUrl(GatewayError):
     status_code = 404
     type = "invalid_request_error"

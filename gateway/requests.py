@@ -188,7 +188,7 @@ def _parse(body: bytes, form: type[Request]) -> Parsed:
         prompt_bytes = len(msgspec.json.encode({name: fields[name] for name in fields if name not in WITHHELD}))
         text_bytes = request.text_bytes(fields)
     except msgspec.ValidationError as fault:
-        raise _explained(str(fault)) from None
+        raise explained(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
         raise InvalidRequest("The request body is not valid JSON in UTF-8.") from None
     except RecursionError:
@@ -204,7 +204,7 @@ def forwarded(parsed: Parsed, *, backend_model: str) -> dict[str, Any]:
     return {**parsed.request.DEFAULTS, **body, **parsed.request.forwarded(), "model": backend_model}
 
 
-def _explained(fault: str) -> InvalidRequest:
+def explained(fault: str) -> InvalidRequest:
     """msgspec says: Expected `int` >= 1 - at `$.max_tokens`. Customers get the parameter's name."""
     match = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", fault, flags=re.DOTALL)
     reason, path = (match[1], match[2]) if match else (fault, None)

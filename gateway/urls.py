@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from gateway import views
+from gateway import account_views, views
 
 urlpatterns = [
     path("v1/models", views.ModelListView.as_view()),
@@ -10,4 +10,7 @@ urlpatterns = [
     path("v1/chat/completions", views.ChatCompletionsView.as_view()),
     path("v1/completions", views.CompletionsView.as_view()),
     path("v1/embeddings", views.EmbeddingsView.as_view()),
+    path("v1/generations/<str:generation_id>", account_views.GenerationView.as_view()),
+    path("v1/balance", account_views.BalanceView.as_view()),
+    path("v1/usage", account_views.UsageView.as_view()),
 ]

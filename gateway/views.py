@@ -76,7 +76,7 @@ class ModelListView(GatewayView):
 
     async def get(self, request: Exchange) -> HttpResponse:
         models = [_entry(*sold) for sold in self.process.directory.on_sale(datetime.now(UTC)) if not sold[0].hidden]
-        return _json({"object": "list", "data": models})
+        return json_response({"object": "list", "data": models})
 
 
 class ModelView(GatewayView):
@@ -85,7 +85,7 @@ class ModelView(GatewayView):
     async def get(self, request: Exchange, model_id: str) -> HttpResponse:
         for model, price in self.process.directory.on_sale(datetime.now(UTC)):
             if model.public_id == model_id:
-                return _json(_entry(model, price))
+                return json_response(_entry(model, price))
         raise ModelNotFound(f"The model `{model_id[:100]}` does not exist. GET /v1/models lists those that do.")
 
 
@@ -135,5 +135,5 @@ def _entry(model: Model, price: Price) -> dict[str, Any]:
     }
 
 
-def _json(body: dict[str, Any]) -> HttpResponse:
+def json_response(body: object) -> HttpResponse:
     return HttpResponse(msgspec.json.encode(body), content_type="application/json")
