@@ -7,61 +7,67 @@ import binascii
 import struct
 from typing import Any
 
+from gateway.choices import BackendFailed, StreamedChat, StreamedText, whole_chat, whole_text
 from gateway.embeddings import EmbeddingRequest
-from gateway.requests import Endpoint, Request
+from gateway.requests import Request
 
 FLOAT_BYTES = 4
 
 
-class BackendFailed(Exception):
-    """The message is for our logs only."""
-
-
 class Chunks:
-    """The chunks of one stream, in their order."""
+    """The chunks of one stream, in their order.
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._mend = _mend_text if endpoint.chunk_object == "text_completion" else self._mend_delta
-        self._begun: set[int] = set()
+    `opened`: a keep-alive has opened the first choice already.
+    """
 
-    def chunk(self, decoded: dict[str, Any]) -> dict[str, Any]:
-        """Raises BackendFailed."""
-        choices = decoded.get("choices")
+    def __init__(self, request: Request, *, opened: bool = False) -> None:
+        self._form = StreamedText if request.ENDPOINT.object == "text_completion" else StreamedChat
+        self._most = request.choices
+        self._choices = [self._form(0)]
+        if opened:
+            self._choices[0].silence()
+
+    def mend(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The pieces of choices that go on, each in a frame of its own, and the usage. Raises BackendFailed."""
+        choices, usage = event.get("choices"), event.get("usage")
+        if choices is None and usage:
+            choices = []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise BackendFailed("an event without choices")
-        for choice in choices:
-            if type(choice.get("index")) is not int:
-                choice["index"] = 0
-            self._mend(choice)
-        return decoded
+        return {"choices": [piece for choice in choices for piece in self._pieces(choice)], "usage": usage}
 
-    def _mend_delta(self, choice: dict[str, Any]) -> None:
-        """SDKs count on an index and a delta, and put roles that come twice together as "assistantassistant"."""
-        if not isinstance(choice.get("delta"), dict):
-            choice["delta"] = {}
-        if choice["index"] in self._begun:
-            choice["delta"].pop("role", None)
-        self._begun.add(choice["index"])
+    def silence(self) -> dict[str, Any] | None:
+        """A piece that says nothing; None where every choice has ended."""
+        return next((choice.silence() for choice in self._choices if not choice.ended), None)
+
+    def _pieces(self, given: dict[str, Any]) -> list[dict[str, Any]]:
+        """SDKs count choices up from 0, so those before this one begin before it."""
+        index = given.get("index")
+        index = index if type(index) is int else 0
+        if not 0 <= index < self._most:
+            raise BackendFailed("a choice that nobody asked for")
+        pieces = []
+        while len(self._choices) <= index:
+            pieces += self._begin(self._choices[-1])
+            self._choices.append(self._form(len(self._choices)))
+        return pieces + self._choices[index].pieces(given)
+
+    def _begin(self, choice: StreamedChat | StreamedText) -> list[dict[str, Any]]:
+        return [] if choice.opened else [choice.silence()]
 
 
 def whole(decoded: dict[str, Any], request: Request) -> dict[str, Any]:
-    """A whole answer. Raises BackendFailed."""
+    """A whole answer: its choices or vectors, and the usage. Raises BackendFailed."""
     if isinstance(request, EmbeddingRequest):
         return _vectors(decoded, request)
     choices = decoded.get("choices")
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise BackendFailed("an answer without choices")
-    if request.ENDPOINT.object == "text_completion":
-        for choice in choices:
-            _mend_text(choice)
-    elif not all(isinstance(choice.get("message"), dict) for choice in choices):
-        raise BackendFailed("a choice without a message")
-    return decoded
-
-
-def _mend_text(choice: dict[str, Any]) -> None:
-    if not isinstance(choice.get("text"), str):
-        choice["text"] = ""
+    if len(choices) > request.choices:
+        raise BackendFailed("more choices than were asked for")
+    form = whole_text if request.ENDPOINT.object == "text_completion" else whole_chat
+    ordered = [form(choice, index) for index, choice in enumerate(sorted(choices, key=_place))]
+    return {"choices": ordered, "usage": decoded.get("usage")}
 
 
 def _vectors(decoded: dict[str, Any], request: EmbeddingRequest) -> dict[str, Any]:

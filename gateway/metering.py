@@ -18,6 +18,12 @@ BYTES_PER_TOKEN_AT_MOST = 16  # Indentation and long words; for what must not be
 TEMPLATE_TOKENS = 4
 TEMPLATE_TOKENS_AT_MOST = 16
 
+# How backends call the part of a count, beside it or in its details.
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+_REASONING = ("reasoning_tokens",)
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+_TEXTS = ("content", "text", "reasoning_content", "refusal")
+
 
 def input_bound(parsed: Parsed, *, context_tokens: int) -> int:
     """No tokenizer makes more tokens than there are bytes, and no model reads more than its context.
@@ -55,6 +61,7 @@ class Meter:
     choices: int = 1
     finish_reason: str = ""
     reported: Usage | None = None
+    disbelieved: bool = False  # The backend reported something that cannot be true.
     _begun: set[int] = field(default_factory=set)  # Choices, by index.
     _ended: set[int] = field(default_factory=set)
     _deltas: int = 0
@@ -72,13 +79,13 @@ class Meter:
         return max(self._deltas, self._bytes // BYTES_PER_TOKEN_AT_MOST) > 2 * self.output_bound + 16
 
     def see_chunk(self, chunk: dict[str, Any]) -> None:
-        """Count one chunk of a stream. A later usage replaces an earlier one: running counts are cumulative."""
+        """Count one chunk of a stream, mended. A later usage replaces an earlier one: running counts are cumulative."""
         for choice in chunk["choices"]:
             size = _text_bytes(choice.get("delta", choice))
             self._bytes += size
             self._deltas += size > 0
             self._begun.add(choice["index"])
-            if reason := _reason(choice):
+            if reason := choice["finish_reason"]:
                 self.finish_reason = reason
                 self._ended.add(choice["index"])
         self._see_usage(chunk.get("usage"))
@@ -87,7 +94,7 @@ class Meter:
         """Count a whole JSON answer."""
         for choice in answer.get("choices", ()):
             self._bytes += _text_bytes(choice.get("message", choice))
-            self.finish_reason = _reason(choice) or self.finish_reason
+            self.finish_reason = choice["finish_reason"]
         self._see_usage(answer.get("usage"))
 
     def usage(self) -> Usage:
@@ -107,7 +114,9 @@ class Meter:
             most_input=self.context_tokens * self.prompts,
             most_output=self.context_tokens * self.choices,
         )
-        if reported is not None:
+        if reported is None:
+            self.disbelieved = self.disbelieved or usage is not None
+        else:
             self.reported, self._reported_at = reported, self._bytes
 
 
@@ -120,17 +129,11 @@ def read_usage(usage: Any, *, most_input: int, most_output: int) -> Usage | None
         completion = 0  # Embeddings have none, and often do not say so.
     if not _is_count(prompt, most_input) or not _is_count(completion, most_output):
         return None
-    cached = (
-        _detail(usage, "prompt_tokens_details", "cached_tokens"),
-        usage.get("prompt_cache_hit_tokens"),
-        usage.get("cached_tokens"),
-    )
-    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
     return Usage(
         input_tokens=prompt,
         output_tokens=completion,
-        cached_input_tokens=max((count for count in cached if _is_count(count, prompt)), default=0),
-        reasoning_tokens=reasoning if _is_count(reasoning, completion) else 0,
+        cached_input_tokens=_part(usage, _CACHED, prompt, most_input),
+        reasoning_tokens=_part(usage, _REASONING, completion, most_output),
     )
 
 
@@ -148,9 +151,11 @@ def usage_object(meter: Meter) -> dict[str, Any]:
     }
 
 
-def _detail(usage: dict[str, Any], group: str, name: str) -> Any:
-    details = usage.get(group)
-    return details.get(name) if isinstance(details, dict) else None
+def _part(usage: dict[str, Any], names: tuple[str, ...], whole: int, most: int) -> int:
+    """Part of a count, by the largest of its names; it cannot be more than the whole."""
+    counts = [usage.get(name) for name in names]
+    counts += [group.get(name) for group in map(usage.get, _DETAILS) if isinstance(group, dict) for name in names]
+    return min(max((count for count in counts if _is_count(count, most)), default=0), whole)
 
 
 def _is_count(value: Any, most: int) -> TypeGuard[int]:
@@ -158,20 +163,12 @@ def _is_count(value: Any, most: int) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= most
 
 
-def _reason(choice: dict[str, Any]) -> str:
-    reason = choice.get("finish_reason")
-    # PostgreSQL would refuse a NUL, and with it the whole record.
-    return reason.replace("\0", "")[:30] if isinstance(reason, str) else ""
-
-
-def _text_bytes(part: Any) -> int:
+def _text_bytes(part: dict[str, Any]) -> int:
     """The bytes that a delta or a message holds: text, reasoning, refusal and the arguments of tools."""
-    if not isinstance(part, dict):
-        return 0
-    texts = [part.get(name) for name in ("content", "text", "reasoning_content", "reasoning", "refusal")]
-    calls = part.get("tool_calls")
-    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    for function in (*functions, part.get("function_call")):
-        if isinstance(function, dict):
-            texts += [function.get("name"), function.get("arguments")]
-    return sum(len(text.encode("utf-8", "replace")) for text in texts if isinstance(text, str))
+    size = sum(len(part[name].encode()) for name in _TEXTS if part.get(name))
+    functions = [call["function"] for call in part.get("tool_calls", ())]
+    if "function_call" in part:
+        functions.append(part["function_call"])
+    for function in functions:
+        size += len(function.get("name", "").encode()) + len(function["arguments"].encode())
+    return size

@@ -27,8 +27,9 @@ from billing import money
 from billing.holds import Checkpoint
 from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
-from gateway import requests, upstream
-from gateway.answers import BackendFailed
+from gateway import answers, requests, upstream
+from gateway.answers import Chunks
+from gateway.choices import BackendFailed
 from gateway.directory import Model, Target
 from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, KeyDisabled, Unavailable, envelope
 from gateway.exchange import Exchange
@@ -186,18 +187,20 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
         target, request.ENDPOINT.path, body, call_id=call.id, attempt=call.attempt, on_sent=call.mark_sent
     ) as response:
         if not request.streamed:
-            call.answer = await upstream.answer(response, request)
+            call.answer = answers.whole(await upstream.answer(response), request)
             call.accepted = True
             call.meter.see_answer(call.answer)
             return
-        async for chunk in upstream.chunks(response, request.ENDPOINT):
+        chunks = Chunks(request)
+        async for event in upstream.events(response):
+            chunk = chunks.mend(event)
             call.meter.see_chunk(chunk)
             if not call.accepted:
                 call.accepted = True
                 call.first_token_ms = call.elapsed_ms
                 await call.exchange.start_stream(call.lease.headers)
             if chunk["choices"]:
-                await call.exchange.send_frame(_frame(call, chunk["choices"]))
+                await call.exchange.send_frame(b"".join(_frame(call, [piece]) for piece in chunk["choices"]))
             if call.meter.finished:
                 call.hasten()
             if call.meter.overrun:
@@ -211,6 +214,9 @@ def record_of(call: Call, outcome: Outcome) -> Record:
     assert call.target is not None  # noqa: S101  # It was sent somewhere, else it would be free.
     usage = call.meter.usage()
     exact = usage is call.meter.reported
+    if outcome is Outcome.COMPLETED and not exact:
+        what = "a usage that cannot be true" if call.meter.disbelieved else "no usage that counts all"
+        logger.warning("call %s: backend %s sent %s, so tokens were estimated", call.id, call.target.backend, what)
     charge, clamped = charge_within(call.held, call.price, usage)
     return Record(
         id=call.id,

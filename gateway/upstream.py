@@ -18,10 +18,8 @@ import aiohttp
 import msgspec
 from django.conf import settings
 
-from gateway import answers
-from gateway.answers import BackendFailed
+from gateway.choices import BackendFailed
 from gateway.directory import Target
-from gateway.requests import Endpoint, Request
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +27,7 @@ CONNECT_SECONDS = 5
 ANSWER_LIMIT = 64 * 2**20  # Bytes of a JSON answer.
 LINE_LIMIT = 2 * 2**20  # Bytes of one event.
 DRAIN_SECONDS = 1
+BOM = b"\xef\xbb\xbf"
 # A backend that answers so means that this prompt is wrong, not that the backend is.
 PROMPT_STATUSES = frozenset({400, 413, 422})
 
@@ -115,43 +114,64 @@ def _sent_trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def chunks(response: aiohttp.ClientResponse, endpoint: Endpoint) -> AsyncIterator[dict[str, Any]]:
-    """The well-formed chunks of a streamed answer, until [DONE] or the end. Raises BackendFailed."""
-    mended = answers.Chunks(endpoint)
-    async for data in _events(response):
-        if data == b"[DONE]":
-            response.flint_done = True  # type: ignore[attr-defined]  # The rest of the body is empty: see _let_go.
-            return
-        yield mended.chunk(_decoded(data))
+async def events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """The events of a streamed answer, until [DONE] or the end. Raises BackendFailed.
+
+    Of their fields only the data count. An event is ready with its line: nobody waits for the empty one behind it,
+    unless the JSON goes on in a second line.
+    """
+    begun: list[bytes] = []
+    async for lines in _lines(response):
+        for line in lines:
+            data = line[5:].strip() if line.startswith(b"data:") else b""
+            if data == b"[DONE]":
+                response.flint_done = True  # type: ignore[attr-defined]  # The rest of the body is empty: see _let_go.
+                return
+            if data and not begun and (event := _json(data)) is not None:
+                yield _checked(event)
+            elif data:
+                begun.append(data)
+            elif begun and not line.strip():
+                yield _checked(_json(b"\n".join(begun)))
+                begun = []
+        if sum(map(len, begun)) > LINE_LIMIT:
+            raise BackendFailed("an event that does not end")
+    if begun:
+        yield _checked(_json(b"\n".join(begun)))
 
 
-async def answer(response: aiohttp.ClientResponse, request: Request) -> dict[str, Any]:
-    """A whole JSON answer to the request. Raises BackendFailed."""
-    return answers.whole(_decoded(await _read(response, ANSWER_LIMIT)), request)
+async def answer(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """A whole JSON answer. Raises BackendFailed."""
+    return _checked(_json((await _read(response, ANSWER_LIMIT)).removeprefix(BOM)))
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The data of each server-sent event. Lines end at \\n only; comments and other fields are dropped."""
-    rest = b""
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
+    """The lines of each piece that comes. They end at \\n only; the last one may lack it."""
+    rest, first = b"", True
     try:
         async for piece in response.content.iter_any():
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > LINE_LIMIT:
                 raise BackendFailed("an event that does not end")
-            for line in lines:
-                if line.startswith(b"data:") and (data := line[5:].strip()):
-                    yield data
+            if lines and first:
+                lines[0], first = lines[0].removeprefix(BOM), False
+            yield lines
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise BackendFailed(f"the stream broke: {type(error).__name__}") from None
-    if rest.startswith(b"data:") and (data := rest[5:].strip()):
-        yield data
+    yield [rest]
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
+def _json(data: bytes) -> Any:
+    """None for what is not JSON."""
     try:
-        decoded = msgspec.json.decode(data)
+        return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError):
-        raise BackendFailed("something that is not JSON") from None
+        return None
+
+
+def _checked(decoded: Any) -> dict[str, Any]:
+    if decoded is None:
+        raise BackendFailed("something that is not JSON")
     if not isinstance(decoded, dict) or decoded.get("error"):
         raise BackendFailed("an error in place of an answer")
     return decoded

@@ -93,7 +93,13 @@ def test_every_choice_may_be_as_long_as_allowed() -> None:
              "prompt_tokens_details": {"cached_tokens": 4}},
             Usage(10, 5, 4),  # The same fact three times is one fact.
         ),
-        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 11}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 11}, Usage(10, 5, 10)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": CONTEXT + 1}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 4.0}, Usage(10, 5)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 4, "prompt_cache_hit_tokens": 6},
+            Usage(9, 5, 6),  # The largest.
+        ),
         ({"prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": -1}, Usage(10, 5)),
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}},
@@ -101,8 +107,9 @@ def test_every_choice_may_be_as_long_as_allowed() -> None:
         ),
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 6}},
-            Usage(10, 5),
+            Usage(10, 5, 0, 5),
         ),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "reasoning_tokens": 3}, Usage(10, 5, 0, 3)),
         ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": None}, Usage(10, 5)),
         ({"prompt_tokens": 10}, None),
         ({"prompt_tokens": -1, "completion_tokens": 5}, None),
@@ -148,7 +155,7 @@ def test_reasoning_refusals_and_tools_count_and_an_empty_delta_does_not() -> Non
         {"function_call": {"name": "f", "arguments": "{}"}},
         {"role": "assistant", "content": ""},
     ):
-        one.see_chunk({"choices": [{"index": 0, "delta": delta}]})
+        one.see_chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
     assert one.usage() == Usage(12, 4)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
+from tests.gateway import grammar
 from tests.stack import WebProcess
 
 DEADLINE_SECONDS = 15.0
@@ -65,10 +66,12 @@ def ask(
 
 
 class Stream:
-    """The answer to a streamed call, as it comes."""
+    """The answer to a streamed call, as it comes. One that is read to its end must keep to the grammar."""
 
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
+    def __init__(self, connection: http.client.HTTPConnection, *, usage_asked: bool = False) -> None:
         self._connection = connection
+        self._usage_asked = usage_asked
+        self._read: list[bytes] = []
         self._response = connection.getresponse()
         self.status = self._response.status
         self.answer = Answer(self.status, self._response.headers, b"")
@@ -80,9 +83,12 @@ class Stream:
     def events(self) -> Iterator[dict[str, Any] | None]:
         """Each event as it arrives; [DONE] is None. Ends with the body."""
         while line := self._response.readline():
+            self._read.append(line)
             data = line.removeprefix(b"data: ").strip()
             if data:
                 yield None if data == b"[DONE]" else json.loads(data)
+        if self.status == 200:
+            grammar.check(b"".join(self._read), usage_asked=self._usage_asked)
 
     def read(self, texts: int) -> list[str]:
         """So many pieces of text."""
@@ -104,7 +110,8 @@ class Stream:
 @contextmanager
 def stream(web: WebProcess, secret: str, body: dict[str, Any], **options: Any) -> Iterator[Stream]:
     with begun(web, secret, body | {"stream": True}, **options) as connection:
-        opened = Stream(connection)
+        usage_asked = bool(body.get("stream_options", {}).get("include_usage"))
+        opened = Stream(connection, usage_asked=usage_asked)
         try:
             yield opened
         finally:
