@@ -53,6 +53,9 @@ class ChatCompletionRequest(Sampled, kw_only=True):
         size = sum(len(msgspec.json.encode(value)) for value in said if value)
         return size + sum(_text_bytes(message) for message in self.messages)
 
+    def forget_texts(self) -> None:
+        self.messages = []
+
 
 def _text_bytes(message: Message) -> int:
     if isinstance(message.content, list):

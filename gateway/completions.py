@@ -45,6 +45,10 @@ class CompletionRequest(Sampled, kw_only=True):
         texts = [*self._each(), self.suffix]
         return sum(len(text.encode()) for text in texts if isinstance(text, str))
 
+    def forget_texts(self) -> None:
+        self.prompt = [""] * self.prompts
+        self.suffix = None
+
     def check(self) -> None:
         if len({type(prompt) for prompt in self.prompt}) > 1:
             raise InvalidRequest("`prompt` holds texts, token ids or lists of token ids, of one kind.", param="prompt")

@@ -33,6 +33,9 @@ class EmbeddingRequest(Request, kw_only=True):
     def text_bytes(self, fields: dict[str, Any]) -> int:
         return sum(len(text.encode()) for text in self._texts())
 
+    def forget_texts(self) -> None:
+        self.input = [""] * self.prompts
+
     def check(self) -> None:
         if not all(isinstance(text, str) for text in self._texts()):
             raise InvalidRequest(

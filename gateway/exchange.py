@@ -104,6 +104,11 @@ class Exchange(ASGIRequest):
         if self.on_close is not None:
             self.on_close()
 
+    def forget_body(self) -> None:
+        """Nobody here needs the body any more."""
+        if self._incoming is not None:
+            self._incoming.forget()
+
     async def answer(self, response: HttpResponse) -> None:
         """Send a whole response. A customer who is gone makes no difference."""
         length = {} if response.status_code == 204 else {"Content-Length": str(len(response.content))}
@@ -130,8 +135,7 @@ class Exchange(ASGIRequest):
 
     def end(self) -> None:
         """The exchange is over: its body is gone, and nobody waits for the hang-up any more."""
-        if self._incoming is not None:
-            self._incoming.forget()
+        self.forget_body()
         if self._watch is not None:
             self._watch.cancel()
 

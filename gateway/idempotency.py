@@ -75,7 +75,8 @@ async def claim_for(parsed: Parsed, *, key: str, account_id: int, call_id: UUID)
 
 def _fingerprint(parsed: Parsed) -> bytes:
     """The same for the same values, however they were spaced and ordered."""
-    return hashlib.sha256(msgspec.json.encode(parsed.fields, order="sorted")).digest()
+    values = msgspec.json.decode(msgspec.json.encode(parsed.fields))
+    return hashlib.sha256(msgspec.json.encode(values, order="sorted")).digest()
 
 
 class Idempotency:

@@ -32,15 +32,14 @@ def input_bound(parsed: Parsed, *, context_tokens: int) -> int:
     """
     request = parsed.request
     most = context_tokens * request.prompts
-    if not request.text_only:
+    if not parsed.text_only:
         return most
-    return min(parsed.prompt_bytes + TEMPLATE_TOKENS_AT_MOST * (request.pieces + 1), most)
+    return min(parsed.prompt_bytes + TEMPLATE_TOKENS_AT_MOST * (parsed.pieces + 1), most)
 
 
 def input_estimate(parsed: Parsed, *, context_tokens: int) -> int:
-    request = parsed.request
-    tokens = -(-parsed.text_bytes // BYTES_PER_TOKEN) + request.token_ids + TEMPLATE_TOKENS * request.pieces
-    return min(tokens, context_tokens * request.prompts)
+    tokens = -(-parsed.text_bytes // BYTES_PER_TOKEN) + parsed.token_ids + TEMPLATE_TOKENS * parsed.pieces
+    return min(tokens, context_tokens * parsed.request.prompts)
 
 
 def output_bound(parsed: Parsed) -> int:

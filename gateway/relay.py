@@ -111,6 +111,12 @@ class Call:
     def mark_sent(self) -> None:
         self.sent = True
 
+    def accept(self) -> None:
+        """No other backend will be asked, so a large body makes room for others while this call goes on."""
+        self.accepted = True
+        self.parsed.sent()
+        self.exchange.forget_body()
+
     def checkpoint(self) -> Checkpoint | None:
         """What is owed so far, once the backend has accepted."""
         if not self.accepted or self.target is None:
@@ -180,15 +186,19 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None
 
 
 async def _attempt(call: Call, target: Target, client: Upstream) -> None:
-    body = requests.forwarded(call.parsed, backend_model=target.backend_model)
     call.sent = False
     request = call.parsed.request
     async with client.open(
-        target, request.ENDPOINT.path, body, call_id=call.id, attempt=call.attempt, on_sent=call.mark_sent
+        target,
+        request.ENDPOINT.path,
+        requests.forwarded(call.parsed, backend_model=target.backend_model),
+        call_id=call.id,
+        attempt=call.attempt,
+        on_sent=call.mark_sent,
     ) as response:
         if not request.streamed:
             call.answer = answers.whole(await upstream.answer(response), request)
-            call.accepted = True
+            call.accept()
             call.meter.see_answer(call.answer)
             return
         chunks = Chunks(request)
@@ -196,7 +206,7 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
             chunk = chunks.mend(event)
             call.meter.see_chunk(chunk)
             if not call.accepted:
-                call.accepted = True
+                call.accept()
                 call.first_token_ms = call.elapsed_ms
                 await call.exchange.start_stream(call.lease.headers)
             if chunk["choices"]:

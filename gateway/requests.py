@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway.bodies import LARGE_BODY
 from gateway.errors import InvalidRequest
 
 # Larger bodies are parsed in a thread, so that they do not hold up everybody else's streams.
@@ -22,6 +24,9 @@ INLINE_BYTES = 128 * 1024
 ELEMENT_LIMIT = 1_000_000
 DEPTH_LIMIT = 200
 MESSAGE_LIMIT = 200  # Characters of what a refusal says of a fault.
+
+# While it is parsed, a body takes several times its size. Large ones do so one after the other.
+_large = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
 # Parameters with which a customer could steer a backend's scheduling, memory, templates or cost past what was held.
 WITHHELD = frozenset(
@@ -107,6 +112,9 @@ class Request(Struct, kw_only=True):
         """The size of what surely is in the prompt."""
         raise NotImplementedError
 
+    def forget_texts(self) -> None:
+        """Drop what is large, once it was checked and measured: for the backend it is kept as JSON."""
+
     def check(self) -> None:
         """Raises InvalidRequest where single parameters are right and together are not."""
 
@@ -154,23 +162,33 @@ class Sampled(Request, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The typed request, and all of its fields as they came.
+    """The typed request, all of its fields as they came, and the size of its prompt.
 
-    `prompt_bytes` is everything that a backend could put into the prompt, as JSON; `text_bytes` only what surely is in
-    it: the texts and the tools.
+    Fields are kept as JSON, which never takes more memory than the body did; Python's strings can take four times that.
+
+    `prompt_bytes` is everything that a backend could put into the prompt; `text_bytes` only what surely is in it: the
+    texts and the tools.
     """
 
     request: Request
-    fields: dict[str, Any]
+    fields: dict[str, msgspec.Raw]
     prompt_bytes: int
     text_bytes: int
+    token_ids: int
+    pieces: int
+    text_only: bool
+
+    def sent(self) -> None:
+        """No backend needs the fields any more."""
+        self.fields.clear()
 
 
 async def parse(body: bytes, form: type[Request]) -> Parsed:
     """Raises InvalidRequest, and nothing else."""
     if len(body) <= INLINE_BYTES:
         return _parse(body, form)
-    return await asyncio.to_thread(_parse, body, form)
+    thread = _large if len(body) > LARGE_BODY else None
+    return await asyncio.get_running_loop().run_in_executor(thread, _parse, body, form)
 
 
 def _parse(body: bytes, form: type[Request]) -> Parsed:
@@ -184,21 +202,41 @@ def _parse(body: bytes, form: type[Request]) -> Parsed:
         request.check()
         if b"\\u0000" in body and "\0" in "".join(_texts(fields, DEPTH_LIMIT)):
             raise InvalidRequest("The request body holds the character \\u0000, which no model reads.")
-        # Everything that a backend may put into the prompt. Encoding it also proves that it can be passed on.
-        prompt_bytes = len(msgspec.json.encode({name: fields[name] for name in fields if name not in WITHHELD}))
-        text_bytes = request.text_bytes(fields)
+        parsed = _measured(request, fields)
     except msgspec.ValidationError as fault:
         raise explained(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
         raise InvalidRequest("The request body is not valid JSON in UTF-8.") from None
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
-    return Parsed(request, fields, prompt_bytes, text_bytes)
+    request.forget_texts()
+    return parsed
+
+
+def _measured(request: Request, fields: dict[str, Any]) -> Parsed:
+    """Encoding the fields also proves that they can be passed on."""
+    encoded = {
+        name: msgspec.json.encode(value) for name, value in fields.items() if value is not None and name not in WITHHELD
+    }
+    return Parsed(
+        request=request,
+        fields={name: _kept(value) for name, value in encoded.items()},
+        prompt_bytes=sum(len(name.encode()) + len(value) for name, value in encoded.items()),
+        text_bytes=request.text_bytes(fields),
+        token_ids=request.token_ids,
+        pieces=request.pieces,
+        text_only=request.text_only,
+    )
+
+
+def _kept(encoded: bytes) -> msgspec.Raw:
+    """A copy that takes what it needs: msgspec's own has room for half as much again."""
+    return msgspec.Raw(bytes(memoryview(encoded)))
 
 
 def forwarded(parsed: Parsed, *, backend_model: str) -> dict[str, Any]:
     """What goes to the backend: the customer's fields, our defaults, and what the endpoint adds."""
-    body = {name: value for name, value in parsed.fields.items() if value is not None and name not in WITHHELD}
+    body: dict[str, Any] = dict(parsed.fields)
     for name in ("max_completion_tokens", "stream_options"):
         body.pop(name, None)
     return {**parsed.request.DEFAULTS, **body, **parsed.request.forwarded(), "model": backend_model}

@@ -84,6 +84,7 @@ class Upstream:
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise BackendFailed(f"{target.backend}: {type(error).__name__}") from None
+        del body  # It may be large, and the answer may take minutes.
         try:
             if response.status != 200:
                 raise _refusal(target, response)

@@ -28,6 +28,7 @@ from tests.stack import Stack, WebProcess
 pytestmark = pytest.mark.usefixtures("committed")
 
 MEGABYTE = 2**20
+LARGEST_BODIES = bodies.ROOM_BYTES // bodies.COPIES // bodies.BODY_LIMIT  # So many fit at once.
 SAID = json.dumps(chat("Does it matter how this comes?", max_tokens=5)).encode()
 
 
@@ -196,7 +197,7 @@ def test_half_of_a_packed_body_is_refused() -> None:
 def test_a_large_body_waits_until_there_is_room() -> None:
     async def story() -> None:
         room = Room()
-        first = [Body(room, announced=bodies.BODY_LIMIT, encoding="") for _ in range(4)]
+        first = [Body(room, announced=bodies.BODY_LIMIT, encoding="") for _ in range(LARGEST_BODIES)]
         for body in first:
             await body.expect()
         second = Body(room, announced=bodies.BODY_LIMIT, encoding="")
@@ -224,9 +225,10 @@ def test_a_body_of_unknown_size_takes_the_most_and_gives_back_what_it_did_not_ne
             body.whole()
 
     monkeypatch.setattr(bodies, "ROOM_SECONDS", 0.01)
+    count = (bodies.ROOM_BYTES // bodies.COPIES - bodies.BODY_LIMIT) // (2 * MEGABYTE)
     with pytest.raises(Unavailable):
-        asyncio.run(story(64))  # The last one finds no room for the most.
-    asyncio.run(story(33))
+        asyncio.run(story(count + 2))  # The last one finds no room for the most.
+    asyncio.run(story(count))
 
 
 def test_all_room_is_there_again_whatever_happened() -> None:
@@ -248,7 +250,7 @@ def test_a_body_that_finds_no_room_is_503(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def story() -> None:
         room = Room()
-        for _ in range(5):
+        for _ in range(LARGEST_BODIES + 1):
             await Body(room, announced=bodies.BODY_LIMIT, encoding="").expect()
 
     with pytest.raises(Unavailable):
@@ -256,11 +258,11 @@ def test_a_body_that_finds_no_room_is_503(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_while_large_bodies_wait_small_ones_pass(stack: Stack, alice: Customer) -> None:
-    large = json.dumps(chat("x", metadata={"padding": "x" * (2 * MEGABYTE)}, max_tokens=1)).encode()
+    large = SAID.ljust(bodies.BODY_LIMIT)
     answers: list[Answer] = []
     head = (key_of(alice), b"Content-Length: %d" % bodies.BODY_LIMIT, b"Expect: 100-continue")
     with ExitStack() as opened:
-        for _ in range(bodies.ROOM_BYTES // bodies.COPIES // bodies.BODY_LIMIT):
+        for _ in range(LARGEST_BODIES):
             # The server asks for a body once there is room for it.
             assert first_line(opened.enter_context(sent(stack.webs[0], *head))) == b"HTTP/1.1 100 Continue"
         waiting = threading.Thread(target=lambda: answers.append(wire.ask(stack.webs[0], alice.secret, large)))
@@ -270,6 +272,20 @@ def test_while_large_bodies_wait_small_ones_pass(stack: Stack, alice: Customer) 
         assert waiting.is_alive(), answers
     waiting.join(15)
     assert [answer.status for answer in answers] == [200]
+
+
+def test_a_call_that_was_accepted_needs_no_room_for_its_body(stack: Stack, alice: Customer) -> None:
+    slow = json.dumps(chat("[demo: tokens_per_second=2 tokens=100]", max_tokens=100, stream=True)).encode()
+    body = slow.ljust(bodies.BODY_LIMIT)
+    with ExitStack() as opened:
+        for _ in range(LARGEST_BODIES):
+            length = b"Content-Length: %d" % len(body)
+            stream = opened.enter_context(sent(stack.webs[0], key_of(alice), length, body=body)).makefile("rb")
+            assert any(line.startswith(b"data: ") for line in iter(stream.readline, b""))
+        head = (key_of(alice), b"Content-Length: %d" % bodies.BODY_LIMIT, b"Expect: 100-continue")
+        with sent(stack.webs[0], *head) as connection:
+            connection.settimeout(bodies.ROOM_SECONDS / 2)
+            assert first_line(connection) == b"HTTP/1.1 100 Continue"
 
 
 # What HTTP itself allows.

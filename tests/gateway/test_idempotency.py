@@ -69,6 +69,13 @@ def running(lab: Lab, stack: Stack, who: Customer, key: str) -> Iterator[threadi
         assert first.result().status == 200
 
 
+def test_the_same_values_in_another_order_are_the_same_body(stack: Stack, alice: Customer, key: str) -> None:
+    body = chat(metadata={"a": 1, "b": {"c": 2, "d": 3}}, user="u")
+    shuffled = {name: body[name] for name in reversed(body)} | {"metadata": {"b": {"d": 3, "c": 2}, "a": 1}}
+    ask(stack, alice, key, body)
+    assert ask(stack, alice, key, json.dumps(shuffled, indent=2).encode()).headers["idempotency-replayed"] == "true"
+
+
 def test_a_repeat_gets_the_first_answer_and_costs_nothing(stack: Stack, alice: Customer, key: str) -> None:
     first = ask(stack, alice, key)
     again = ask(stack, alice, key, web=1)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +44,7 @@ messages = st.lists(
 def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], tools: list[Any]) -> None:
     body = json.dumps(chat(messages=said, tools=tools)).replace("\\u0000", " ").encode()
     parsed = asyncio.run(requests.parse(body, ChatCompletionRequest))
-    sent = json.dumps(requests.forwarded(parsed, backend_model="theirs"), ensure_ascii=False).encode()
+    sent = msgspec.json.encode(requests.forwarded(parsed, backend_model="theirs"))
     counted, _ = PrefixCache().count(prompts.read(sent))
     assert counted <= metering.input_bound(parsed, context_tokens=CONTEXT)
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -22,7 +24,13 @@ def parse(body: Any) -> Parsed:
 
 
 def forwarded(**fields: Any) -> dict[str, Any]:
-    return requests.forwarded(parse(chat(**fields)), backend_model="theirs")
+    return as_sent(parse(chat(**fields)))
+
+
+def as_sent(parsed: Parsed) -> dict[str, Any]:
+    """What a backend reads."""
+    body: dict[str, Any] = json.loads(msgspec.json.encode(requests.forwarded(parsed, backend_model="theirs")))
+    return body
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -54,7 +62,7 @@ def only_invalid_request(body: bytes) -> None:
         parsed = asyncio.run(requests.parse(body, ChatCompletionRequest))
     except InvalidRequest:
         return
-    assert json.dumps(requests.forwarded(parsed, backend_model="theirs"))
+    assert as_sent(parsed)
     assert parsed.text_bytes >= 0
     assert 0 < parsed.prompt_bytes <= 6 * len(body)
 
@@ -62,6 +70,26 @@ def only_invalid_request(body: bytes) -> None:
 def test_a_large_body_is_parsed_like_a_small_one() -> None:
     large = parse(chat("x" * requests.INLINE_BYTES))
     assert large.text_bytes == requests.INLINE_BYTES
+
+
+@pytest.mark.parametrize("text", ["a" * 4_000_000, "\U0001f600" + "a" * 4_000_000, ["ab"] * 100_000])
+def test_what_is_kept_of_a_body_takes_no_more_memory_than_it_did(text: Any) -> None:
+    body = json.dumps(chat("x", metadata=text) if isinstance(text, list) else chat(text)).encode()
+    parse(chat())  # What is made once.
+    tracemalloc.start()
+    try:
+        kept = parse(body)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept.fields
+    assert size < 1.1 * len(body) + 10_000
+
+
+def test_what_was_accepted_keeps_nothing_of_the_texts() -> None:
+    parsed = parse(chat("a secret", tools=[]))
+    parsed.sent()
+    assert "secret" not in repr(parsed)
 
 
 def test_defaults_are_ours_and_the_rest_is_passed_on() -> None:
@@ -120,4 +148,4 @@ def test_what_steers_a_backend_is_withheld() -> None:
 def test_the_last_of_two_equal_names_counts_everywhere() -> None:
     parsed = parse(b'{"model": "m", "max_tokens": 5, "max_tokens": 9, "messages": [{"role": "user", "content": ""}]}')
     assert parsed.request.output_limit == 9
-    assert requests.forwarded(parsed, backend_model="theirs")["max_tokens"] == 9
+    assert as_sent(parsed)["max_tokens"] == 9
