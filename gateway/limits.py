@@ -1,4 +1,8 @@
-"""Step 4 of a call: requests/minute, tokens/minute and concurrent requests of an account, in one Redis round trip.
+"""Step 4 of a call: requests/minute, tokens/minute and concurrent requests, in one Redis round trip.
+
+They are those of the account, for all of its keys together, and those that the key has of its own, if it has any. A
+call is let in by both or takes nothing of either, so calls that were refused do not count. What costs nothing is not
+limited: lists of models and figures about the account.
 
 The state is shared by all processes and holds no money: if Redis is flushed, windows start again and nothing else
 changes. While Redis is away (gone, hung, full or read-only) the setting GATEWAY_LIMITS_WITHOUT_REDIS decides: `closed`
@@ -9,11 +13,11 @@ be away: the next renewal of the leases finds out when it is back.
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -24,8 +28,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from apikeys.keys import KeyFacts
-from gateway.errors import RateLimited, RequestNeverFits, Unavailable
-from gateway.local_limits import LocalWindow, Look
+from gateway import allowances
+from gateway.allowances import Allowance, Amounts, Look, Refusal, Standing
+from gateway.errors import Unavailable
+from gateway.local_limits import LocalWindow
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +49,12 @@ _RETURN = Path(__file__).with_name("limits_return.lua").read_text()
 
 @dataclass(slots=True)
 class Lease:
-    """What one call took of its account's limits, and what was left then."""
+    """What one call took of its account's and its key's limits, and what was left then."""
 
     key: KeyFacts
     call_id: UUID
     headers: dict[str, str]
-    local: bool = False
+    redis_keys: Sequence[str]  # None where it was taken here.
 
 
 class Limits:
@@ -76,33 +82,38 @@ class Limits:
     async def take(self, key: KeyFacts, *, call_id: UUID, tokens: int) -> Lease:
         """Take one request, `tokens` and a lease, all or nothing.
 
-        Raises RequestNeverFits for a call larger than the whole limit, RateLimited, and Unavailable without Redis.
+        Raises RequestNeverFits for a call larger than a whole limit, RateLimited, and Unavailable without Redis.
         """
-        if tokens > key.tokens_per_minute:
-            raise RequestNeverFits(
-                f"This request can use {tokens} tokens, more than your limit of {key.tokens_per_minute} tokens per "
-                f"minute. Ask for fewer max_tokens, or write to {settings.SUPPORT_EMAIL} for a higher limit.",
-                param="max_tokens",
-            )
-        look = None if self._away else await self._take_in_redis(key, call_id, tokens)
-        local = look is None
+        permitted = allowances.of(key)
+        allowances.insist_that_fits(permitted, tokens=tokens)
+        redis_keys = _redis_keys(key, permitted)
+        look = await self._ask_redis(redis_keys, permitted, call_id=call_id, tokens=tokens, lease_seconds=LEASE_SECONDS)
         if look is None:
-            look = self._take_here(key, call_id, tokens)
-        headers = _headers(key, look)
-        if look.refused:
-            raise _refusal(key, look, headers)
-        return Lease(key, call_id, headers, local)
+            redis_keys = ()
+            look = self._window(key).take(key, call_id=call_id, tokens=tokens, now=time.monotonic())
+        headers = allowances.headers(look)
+        if look.refusal:
+            refused = allowances.rate_limited(look.refusal)
+            refused.headers = headers
+            raise refused
+        return Lease(key, call_id, headers, redis_keys)
+
+    async def look(self, key: KeyFacts) -> Look:
+        """What a key and its account have in use and left now; takes nothing. Raises Unavailable without Redis."""
+        permitted = allowances.of(key)
+        look = await self._ask_redis(_redis_keys(key, permitted), permitted)
+        return look or self._window(key).look(key, now=time.monotonic())
 
     async def give_back(self, lease: Lease, *, used_tokens: int = 0, refused: bool = False) -> None:
         """End the lease and correct the tokens to those used; of a refused call the request comes back too."""
-        if lease.local:
+        if not lease.redis_keys:
             if window := self._local.get(lease.key.account_id):
                 window.give_back(lease.call_id, used_tokens=used_tokens, refused=refused)
             return
         if self._away:
             return  # The lease ends by itself.
         try:
-            await self._return(keys=_keys(lease.key), args=(lease.call_id.hex, int(refused), used_tokens))
+            await self._return(keys=lease.redis_keys, args=(lease.call_id.hex, int(refused), used_tokens))
         except RedisError as error:
             self._failed(error)
 
@@ -113,8 +124,8 @@ class Limits:
             expiry = seconds * MICRO + micro + LEASE_SECONDS * MICRO
             pipeline = self._redis.pipeline(transaction=False)
             for lease in leases:
-                if not lease.local:
-                    pipeline.zadd(_keys(lease.key)[2], {lease.call_id.hex: expiry}, xx=True)
+                for redis_key in lease.redis_keys[2::3]:
+                    pipeline.zadd(redis_key, {lease.call_id.hex: expiry}, xx=True)
             await pipeline.execute()
         except RedisError as error:
             self._failed(error)
@@ -123,23 +134,35 @@ class Limits:
         now = time.monotonic()
         self._local = {account: window for account, window in self._local.items() if not window.idle(now=now)}
 
-    async def _take_in_redis(self, key: KeyFacts, call_id: UUID, tokens: int) -> Look | None:
-        """None where Redis does not answer."""
-        limits = (key.requests_per_minute, key.tokens_per_minute, key.concurrent_requests)
+    async def _ask_redis(
+        self,
+        redis_keys: Sequence[str],
+        permitted: Sequence[Allowance],
+        *,
+        call_id: UUID | None = None,
+        tokens: int = 0,
+        lease_seconds: int = 0,
+    ) -> Look | None:
+        """What Redis says, and does where a lease is wanted; None where it does not answer."""
+        if self._away:
+            return None
+        arguments: list[str | int] = [call_id.hex if call_id else "", tokens, lease_seconds * MICRO]
+        for allowance in permitted:
+            limits = allowance.limits
+            arguments += (limits.requests, limits.tokens, limits.concurrency)
         try:
-            answer = await self._take(keys=_keys(key), args=(*limits, tokens, call_id.hex, LEASE_SECONDS * MICRO))
+            answer = await self._take(keys=redis_keys, args=arguments)
         except RedisError as error:
             self._failed(error)
             return None
         self._succeeded()
-        refused, wait, requests_left, tokens_left, reset = answer
-        return Look(refused.decode(), wait / MICRO, requests_left, tokens_left, reset / MICRO)
+        return _read(answer, permitted)
 
-    def _take_here(self, key: KeyFacts, call_id: UUID, tokens: int) -> Look:
+    def _window(self, key: KeyFacts) -> LocalWindow:
+        """Raises Unavailable where no process may limit by itself."""
         if settings.GATEWAY_LIMITS_WITHOUT_REDIS == "closed":
             raise Unavailable("Rate limits cannot be checked for a moment. Please try again.", retry_after=1)
-        window = self._local.setdefault(key.account_id, LocalWindow())
-        return window.take(key, call_id=call_id, tokens=tokens, now=time.monotonic())
+        return self._local.setdefault(key.account_id, LocalWindow())
 
     def _failed(self, error: RedisError) -> None:
         now = time.monotonic()
@@ -161,33 +184,17 @@ class Limits:
         self._failing_since, self._away = None, False
 
 
-def _keys(key: KeyFacts) -> list[str]:
-    return [f"limit:{{{key.account_id}}}:{kind}" for kind in ("window", "tokens", "leases")]
+def _redis_keys(key: KeyFacts, permitted: Sequence[Allowance]) -> Sequence[str]:
+    """Three for each allowance; those of one account lie on one node, which their hash tag sees to."""
+    names = {"account": f"limit:{{{key.account_id}}}", "key": f"limit:{{{key.account_id}}}:key:{key.key_id}"}
+    return [f"{names[allowance.holder]}:{kind}" for allowance in permitted for kind in ("window", "tokens", "leases")]
 
 
-def _headers(key: KeyFacts, look: Look) -> dict[str, str]:
-    """As OpenAI spells them; resets are durations in Go's notation, which its clients parse."""
-    reset = f"{math.ceil(look.reset * 1000)}ms"
-    return {
-        "x-ratelimit-limit-requests": str(key.requests_per_minute),
-        "x-ratelimit-limit-tokens": str(key.tokens_per_minute),
-        "x-ratelimit-remaining-requests": str(look.requests_left),
-        "x-ratelimit-remaining-tokens": str(look.tokens_left),
-        "x-ratelimit-reset-requests": reset,
-        "x-ratelimit-reset-tokens": reset,
-    }
-
-
-def _refusal(key: KeyFacts, look: Look, headers: dict[str, str]) -> RateLimited:
-    figure = {
-        "requests": f"{key.requests_per_minute} requests per minute",
-        "tokens": f"{key.tokens_per_minute} tokens per minute",
-        "concurrency": f"{key.concurrent_requests} concurrent requests",
-    }[look.refused]
-    refusal = RateLimited(
-        f"You have reached your limit of {figure}. See Retry-After, or write to {settings.SUPPORT_EMAIL} for more.",
-        limit=look.refused,
-        retry_after=min(max(math.ceil(look.wait), 1), 60),
-    )
-    refusal.headers = headers
-    return refusal
+def _read(answer: Sequence[Any], permitted: Sequence[Allowance]) -> Look:
+    """The answer of `limits.lua`."""
+    refused, by, wait, *figures = answer
+    standings = [
+        Standing(allowance, Amounts(*figures[at : at + 3]), figures[at + 3] / MICRO)
+        for at, allowance in zip(range(0, len(figures), 4), permitted, strict=True)
+    ]
+    return Look(standings, Refusal(refused.decode(), permitted[by - 1], wait / MICRO) if refused else None)

@@ -185,16 +185,18 @@ def test_here_the_same_calls_are_refused_for_the_same_reasons_as_in_redis(settin
 def test_here_too_the_window_slides_call_by_call_and_the_longer_wait_is_told() -> None:
     window, key = LocalWindow(), facts(customer(), requests=3, tokens=1_000, concurrent=10)
     calls = [uuid4() for _ in range(3)]
+
+    def told(tokens: int, now: float) -> tuple[str, float] | None:
+        refusal = window.take(key, call_id=uuid4(), tokens=tokens, now=now).refusal
+        return (refusal.limit, refusal.wait) if refusal else None
+
     for second, call in zip((0.0, 10.0, 20.0), calls, strict=True):
-        look = window.take(key, call_id=call, tokens=300, now=second)
-    assert (look.refused, look.requests_left, look.tokens_left, look.reset) == ("", 0, 100, 60.0)
+        (standing,) = window.take(key, call_id=call, tokens=300, now=second).standings
+    assert (standing.left("requests"), standing.left("tokens"), standing.reset) == (0, 100, 60.0)
 
-    look = window.take(key, call_id=uuid4(), tokens=50, now=30.0)
-    assert (look.refused, look.wait) == ("requests", 30.0)
-    look = window.take(key, call_id=uuid4(), tokens=600, now=30.0)
-    assert (look.refused, look.wait) == ("tokens", 40.0)
-
-    assert window.take(key, call_id=uuid4(), tokens=50, now=60.0).refused == ""
+    assert told(50, 30.0) == ("requests", 30.0)
+    assert told(600, 30.0) == ("tokens", 40.0)
+    assert told(50, 60.0) is None
     for call in calls:
         window.give_back(call, used_tokens=1, refused=False)
     assert not window.idle(now=119.9)  # One has not been given back,
