@@ -26,6 +26,7 @@ class Action(models.TextChoices):
     KEY_RENAMED = "key.renamed", "renamed the key {before} to {object}"
     KEY_EXPIRY_SET = "key.expiry_set", "set when the key {object} expires: {ends}"
     KEY_LIMITS_SET = "key.limits_set", "changed the limits of the key {object} from {before} to {limits}"
+    KEY_CAP_SET = "key.cap_set", "set the spend cap of the key {object} from {before} to {cap}"
     KEY_DISABLED = "key.disabled", "disabled the key {object}"
     KEY_ENABLED = "key.enabled", "enabled the key {object} again"
     KEY_ROTATED = "key.rotated", "rotated the key {object}; the old one ends {ends}"

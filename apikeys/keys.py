@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -15,11 +16,12 @@ from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, User
 from apikeys import secret as secrets
-from apikeys.models import ApiKey, ApiKeyQuerySet
+from apikeys.models import ApiKey, ApiKeyQuerySet, SpendPeriod
 
 KEYS_PER_ACCOUNT = 100
 NAME_LENGTH = 100
 LARGEST_LIMIT = 2**31 - 1
+PICO_PER_USD = 10**12  # As in billing, which keys do not know.
 
 
 class TooManyKeys(Exception):
@@ -32,6 +34,10 @@ class InvalidName(Exception):
 
 class InvalidLimit(Exception):
     """A limit is a positive number, or None."""
+
+
+class InvalidCap(ValueError):
+    """A spend cap is a positive amount for a period, which a BIGINT can hold."""
 
 
 class AlreadyCreated(Exception):
@@ -47,6 +53,22 @@ class NotUsable(Exception):
 
 
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
+
+
+@dataclass(frozen=True, slots=True)
+class SpendCap:
+    """The most that a line of keys may spend in each period, in pico-USD. Raises InvalidCap."""
+
+    amount: int
+    period: SpendPeriod
+
+    def __post_init__(self) -> None:
+        if not 0 < self.amount < 2**63:
+            raise InvalidCap("A spend cap is more than nothing, and less than a wallet can hold.")
+
+    def __str__(self) -> str:
+        whole, decimals = divmod(self.amount, PICO_PER_USD)
+        return f"{f'{whole}.{decimals:012d}'.rstrip('0').rstrip('.')} USD {self.period.label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +96,7 @@ def create(
     name: str,
     now: datetime,
     lifetime: timedelta | None = None,
+    cap: SpendCap | None = None,
     creation_id: UUID | None = None,
     by: User | None = None,
 ) -> tuple[ApiKey, str]:
@@ -88,8 +111,17 @@ def create(
         if ApiKey.objects.of_account(account).usable(now).filter(successor=None).count() >= KEYS_PER_ACCOUNT:
             raise TooManyKeys(f"An account has at most {KEYS_PER_ACCOUNT} usable keys. Revoke one first.")
         expires_at = now + lifetime if lifetime else None
-        key, secret = _insert(account=account, name=name, expires_at=expires_at, creation_id=creation_id, created_by=by)
+        key, secret = _insert(
+            account=account,
+            name=name,
+            expires_at=expires_at,
+            creation_id=creation_id,
+            created_by=by,
+            **_columns(cap),
+        )
         audit.record(Action.KEY_CREATED, account=account, by=by, object=str(key))
+        if cap:
+            _record_cap(key, None, cap, by)
     return key, secret
 
 
@@ -140,6 +172,28 @@ def set_limits(
         audit.record(Action.KEY_LIMITS_SET, account=key.account, by=by, object=str(key), details=details)
 
 
+def cap_of(key: ApiKey) -> SpendCap | None:
+    return None if key.spend_cap is None else SpendCap(key.spend_cap, SpendPeriod(key.spend_period))
+
+
+def set_spend_cap(*, key: ApiKey, cap: SpendCap | None, by: User | None = None) -> None:
+    """Let the keys of this key's line spend at most so much together; None lifts the cap. Holds for the next call.
+
+    What was spent in the running period counts. A call that runs while a cap is set is never stopped; it counts when it
+    is settled.
+    """
+    with transaction.atomic():
+        _lock(key.account)  # So that a rotation copies the one cap or the other.
+        # Locked in the order of ids, as whoever notes uses does.
+        line = list(ApiKey.objects.of_line(key.line_id).select_for_update(no_key=True).order_by("pk"))
+        before = cap_of(line[0])
+        if cap == before:
+            return
+        ApiKey.objects.of_line(key.line_id).update(**_columns(cap))
+        _record_cap(key, before, cap, by)
+    key.refresh_from_db(fields=["spend_cap", "spend_period"])
+
+
 def disable(*, chosen: ApiKeyQuerySet, now: datetime, by: User | None = None) -> list[ApiKey]:
     """Refuse their calls with 403 until they are enabled again; returns those that this changed."""
     with transaction.atomic():
@@ -165,8 +219,8 @@ def rotate(
 ) -> tuple[ApiKey, str]:
     """A new key in the place of this one, which ends after the overlap; returned with its secret, as `create` does.
 
-    The new one has the name, the limits, and the lifetime if the old one had one. Raises NotUsable, TooManyKeys and
-    AlreadyCreated.
+    The new one has the name, the limits, the spend cap, and the lifetime if the old one had one. What the old one has
+    spent in the running period counts for the new one, too. Raises NotUsable, TooManyKeys and AlreadyCreated.
     """
     with transaction.atomic():
         _lock(key.account)
@@ -186,6 +240,8 @@ def rotate(
             created_by=by,
             replaces=old,
             **{limit: getattr(old, limit) for limit in _LIMITS},
+            first_id=old.line_id,
+            **_columns(cap_of(old)),
         )
         old.expires_at = min(now + overlap, old.expires_at or now + overlap)
         old.save(update_fields=["expires_at"])
@@ -200,6 +256,15 @@ def _checked(name: str) -> str:
     if not 1 <= len(name) <= NAME_LENGTH:
         raise InvalidName(f"A key needs a name of 1 to {NAME_LENGTH} characters.")
     return name
+
+
+def _record_cap(key: ApiKey, before: SpendCap | None, cap: SpendCap | None, by: User | None) -> None:
+    details = {"before": str(before or "none"), "cap": str(cap or "none")}
+    audit.record(Action.KEY_CAP_SET, account=key.account, by=by, object=str(key), details=details)
+
+
+def _columns(cap: SpendCap | None) -> dict[str, Any]:
+    return {"spend_cap": cap.amount if cap else None, "spend_period": cap.period if cap else ""}
 
 
 def _told(moment: datetime) -> str:

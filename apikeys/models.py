@@ -1,4 +1,9 @@
-"""An **ApiKey** proves that a program acts for an account. Its secret is stored as a digest only."""
+"""An **ApiKey** proves that a program acts for an account. Its secret is stored as a digest only.
+
+A key and those that replaced it, one after another, are a **line**, which goes by the id of its first key. What they
+may spend in a **SpendPeriod** they spend together: a rotation does not start it anew. The cap is stored here, on every
+key of the line; billing counts and enforces it.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +30,20 @@ class State(models.TextChoices):
     REVOKED = "revoked"
 
 
+class SpendPeriod(models.TextChoices):
+    """How long a spend cap is counted before it starts again. Days and months are those of UTC."""
+
+    DAY = "day", "per day"
+    MONTH = "month", "per month"
+    TOTAL = "total", "in total"
+
+
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def of_account(self, account: Account) -> Self:
         return self.filter(account=account)
+
+    def of_line(self, line_id: int) -> Self:
+        return self.filter(Q(pk=line_id) | Q(first=line_id))
 
     def usable(self, now: datetime) -> Self:
         """Neither revoked, disabled nor expired."""
@@ -77,6 +93,16 @@ class ApiKey(models.Model):
     requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
     tokens_per_minute = models.PositiveIntegerField(null=True, blank=True)
     concurrent_requests = models.PositiveIntegerField(null=True, blank=True)
+    first = models.ForeignKey(
+        "self",
+        null=True,
+        editable=False,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Of its line. Empty: itself.",
+    )
+    spend_cap = models.BigIntegerField(null=True, blank=True, help_text="Pico-USD for each period. Empty: no cap.")
+    spend_period = models.CharField(max_length=10, blank=True, choices=SpendPeriod.choices)
 
     objects = ApiKeyQuerySet.as_manager()
 
@@ -90,7 +116,18 @@ class ApiKey(models.Model):
                 condition=Q(requests_per_minute__gte=1, tokens_per_minute__gte=1, concurrent_requests__gte=1),
                 name="apikey_limits_positive",  # One that is null is no limit, and passes.
             ),
+            models.CheckConstraint(
+                condition=Q(spend_cap=None, spend_period="")
+                | Q(spend_cap__isnull=False, spend_cap__gt=0, spend_period__in=SpendPeriod.values),
+                name="apikey_spend_cap_has_period",
+            ),
         ]
+        # Admission asks of every call whether its key has a cap.
+        indexes = [models.Index(fields=["id"], name="apikey_capped", condition=Q(spend_cap__isnull=False))]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.display})"
+
+    @property
+    def line_id(self) -> int:
+        return self.first_id or self.pk

@@ -1,4 +1,4 @@
-"""Proof that the books hold: the promises P1 to P8, each a query that finds what breaks it.
+"""Proof that the books hold: the promises P1 to P9, each a query that finds what breaks it.
 
 All of them run in one REPEATABLE READ snapshot. The full run reads all history. The incremental run starts each wallet
 where its last proof ended (`BooksCheck`), so it costs what happened since, not what ever happened; what is open now
@@ -47,9 +47,13 @@ PROMISES = (
     Promise("P3", "usage transfer = sum of its records, of the same UTC day", sql.P3_FULL, sql.P3_INCREMENTAL),
     Promise("P4", "wallet.posted = what its lots have left - debt", sql.P4, sql.P4),
     Promise("P5", "one record per call, for ever", sql.P5, sql.P5),
-    Promise("P6", "no admission left available below zero", sql.P6, sql.P6),
+    Promise("P6", "no admission left available, or a spend cap, below zero", sql.P6, sql.P6),
     Promise("P7", "every hold ended in one record or a reasoned release", sql.P7_FULL, sql.P7_INCREMENTAL),
     Promise("P8", "roll-ups = sum of their records", sql.P8_FULL, sql.P8_INCREMENTAL),
+    Promise(
+        "P9", "key budget: held = sum of its open holds, spent = sum of the charges of its period",
+        sql.P9_FULL, sql.P9_INCREMENTAL,
+    ),
 )  # fmt: skip
 
 

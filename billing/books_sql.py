@@ -89,12 +89,12 @@ SELECT 'the primary key (id) of billing_usagerecord is missing or invalid' AS fa
 """
 
 P6 = """
-SELECT 'the check hold_available_after_not_negative is missing or not validated' AS fault, NULL::uuid AS hold_id
+SELECT format('the check %s is missing or not validated', name) AS fault, NULL::uuid AS hold_id
+  FROM unnest(ARRAY['hold_available_after_not_negative', 'hold_budget_left_after_not_negative']) AS name
  WHERE NOT EXISTS (
-       SELECT FROM pg_constraint
-        WHERE conrelid = 'billing_hold'::regclass AND convalidated AND conname = 'hold_available_after_not_negative')
+       SELECT FROM pg_constraint WHERE conrelid = 'billing_hold'::regclass AND convalidated AND conname = name)
 UNION ALL
-SELECT 'admitted below zero', id FROM billing_hold WHERE available_after < 0
+SELECT 'admitted below zero', id FROM billing_hold WHERE least(available_after, budget_left_after) < 0
 """
 
 P7_INCREMENTAL = """
@@ -149,6 +149,55 @@ SELECT fault.*
         recorded="AND account_id = wallet_id AND id >= since_id AND id < until_id",
     )
 }) fault
+"""
+
+# When the period of a budget began in which a moment lies. Written a second time: a check does not believe the ledger.
+_BEGAN = """(CASE budget.period WHEN 'day' THEN date_bin('1 day', {at}, '2000-01-01 00:00+00')
+             WHEN 'month' THEN date_trunc('month', {at}, 'UTC') ELSE timestamptz '1970-01-01 00:00+00' END)"""
+
+_P9_HELD = """
+SELECT line.account_id, budget.id AS budget_id, budget.held, coalesce(hold.total, 0) AS open_holds,
+       NULL::bigint AS spent, NULL::numeric AS charged
+  FROM billing_keybudget budget JOIN apikeys_apikey line ON line.id = budget.line_id
+  LEFT JOIN (SELECT budget_id, sum(amount) AS total FROM billing_hold GROUP BY budget_id) hold
+         ON hold.budget_id = budget.id
+ WHERE budget.held <> coalesce(hold.total, 0)
+"""
+
+# By day first: there are few days, and any number of calls.
+P9_FULL = f"""
+{_P9_HELD}
+UNION ALL
+SELECT line.account_id, budget.id, NULL, NULL, budget.spent, coalesce(charged.total, 0)
+  FROM billing_keybudget budget JOIN apikeys_apikey line ON line.id = budget.line_id
+  LEFT JOIN (
+       SELECT budget.id, sum(charge) AS total
+         FROM (SELECT coalesce(key.first_id, key.id) AS line_id, date_trunc('day', admitted_at, 'UTC') AS day,
+                      sum(charge) AS charge
+                 FROM billing_usagerecord record JOIN apikeys_apikey key ON key.id = record.api_key_id
+                WHERE settled_at IS NOT NULL GROUP BY 1, 2) of_day
+         JOIN billing_keybudget budget
+           ON budget.line_id = of_day.line_id AND budget.starts_at = {_BEGAN.format(at="of_day.day")}
+        GROUP BY budget.id) charged ON charged.id = budget.id
+ WHERE budget.spent <> coalesce(charged.total, 0)
+"""
+
+# The budgets of the days of new transfers, from the roll-ups, which P8 compares with the records of those days.
+P9_INCREMENTAL = f"""
+{_P9_HELD}
+UNION ALL
+SELECT account_id, id, NULL, NULL, spent, charged.total
+  FROM (SELECT DISTINCT line.account_id, budget.*
+          FROM ({_NEW_USAGE}) transfer
+          JOIN apikeys_apikey line ON line.account_id = transfer.wallet_id
+          JOIN billing_keybudget budget ON budget.line_id = line.id
+           AND budget.starts_at = {_BEGAN.format(at="(transfer.day::timestamp AT TIME ZONE 'UTC')")}) budget
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(charge), 0) AS total FROM billing_usagehour
+        WHERE account_id = budget.account_id AND hour >= budget.starts_at
+          AND {_BEGAN.format(at="hour")} = budget.starts_at
+          AND api_key_id IN (SELECT id FROM apikeys_apikey WHERE id = line_id OR first_id = line_id)) charged
+ WHERE spent <> charged.total
 """
 
 MOVED = f"SELECT account_id, seq, posted FROM {_PROVED} wallet WHERE seq > since ORDER BY account_id"

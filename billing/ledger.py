@@ -2,13 +2,14 @@
 
 Every amount is pico-USD. A balance moves in one of these ways, and nowhere else:
 
-- `reserve` takes the most a call can cost from what a wallet can spend (may refuse);
+- `reserve` takes the most a call can cost from what a wallet, and a key with a spend cap, can spend (may refuse);
 - `release` gives a hold back, with a reason; `settle` charges the recorded calls of a wallet and closes their holds;
 - `credit` and `debit` post every other transfer; `expire_lots` takes back promotional credit whose time is over.
 
 `posted`, `debt`, `seq` and the lots of a wallet change only under its advisory lock; `held` and the counts of holds
 also change by single statements that touch the wallet row last. The order of locks is everywhere: advisory lock, usage,
-holds, transfer, lots, roll-ups, wallet row; several wallets in the order of their ids.
+holds, transfer, lots, roll-ups, wallet row; several wallets in the order of their ids. The budgets of keys move only
+behind the lock of their wallet's row, so they come after it and are never waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from accounts.models import Account, User
+from apikeys.models import SpendPeriod
 from billing import ledger_sql as sql
 from billing import money
 from billing.models import CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
@@ -61,16 +63,36 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a key with a spend cap could spend before, `left`; None where its budget for the period is not open yet."""
+
+    cap: int
+    period: SpendPeriod
+    left: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What became of an Ask. `available` is what the wallet could spend before; None where the wallet was locked."""
 
     id: UUID
     admitted: bool
     available: int | None
+    share: Share | None = None  # Of a key that has a cap.
 
     @property
     def locked(self) -> bool:
         return self.available is None
+
+    @property
+    def unopened(self) -> bool:
+        return self.share is not None and self.share.left is None
+
+    def has_room_for(self, amount: int) -> bool:
+        room = self.available or 0
+        if self.share is not None:
+            room = min(room, self.share.left or 0)
+        return room >= amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,9 @@ class Settlement:
 async def reserve(database: AsyncConnection[object], asks: Sequence[Ask], *, wait: bool) -> list[Answer]:
     """Admit each call whose amount fits into what its wallet can spend, in the order given; one statement.
 
+    Of a key with a spend cap it must fit into what is left of that, too. A call whose key has a cap but no open budget
+    is answered `unopened`: open it, and ask again.
+
     With `wait` locked wallets are waited for (the connection's lock_timeout bounds it), else their calls are answered
     `locked`. A call is refused if it does not fit *together with those before it*, refused ones included: ask again
     alone before believing a refusal. A wallet that does not exist counts as empty. A repeated id raises
@@ -92,7 +117,21 @@ async def reserve(database: AsyncConnection[object], asks: Sequence[Ask], *, wai
     statement = sql.RESERVE_WAITING if wait else sql.RESERVE_SKIPPING
     async with database.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement, [msgspec.json.encode(asks).decode()])
-        return [Answer(*row) for row in await cursor.fetchall()]
+        return [
+            Answer(call_id, admitted, available, Share(cap, SpendPeriod(period), left) if cap is not None else None)
+            for call_id, admitted, available, cap, period, left in await cursor.fetchall()
+        ]
+
+
+async def open_budget(database: AsyncConnection[object], ask: Ask) -> None:
+    """Open the budget of the call's key for the period in which it was admitted; nothing where there is one already.
+
+    It begins with what the line of the key has been charged in the period. Waits for a settlement of the wallet.
+    """
+    async with database.transaction():
+        await database.execute(sql.LOCK_WALLET, [ask.account_id])
+        # A statement of its own: its snapshot is taken after the lock, so it sees what the last settler did.
+        await database.execute(sql.OPEN_BUDGET, {"keys": [ask.api_key_id], "moment": ask.admitted_at})
 
 
 async def release(database: AsyncConnection[object], ids: Sequence[UUID], *, reason: str) -> int:

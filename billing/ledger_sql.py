@@ -12,8 +12,16 @@ INSERT INTO billing_wallet (account_id, posted, held, debt, seq, holds_opened, h
 VALUES (%s, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING
 """
 
-# Wallets are locked in id order; their calls are admitted by running sum in the order asked. `available` is read from
-# the locked row, so it is the newest there is. One statement in autocommit: the lock lasts no round trip.
+# The start of the period to which a moment belongs: that of its budget.
+_PERIOD_START = """CASE {period} WHEN 'total' THEN '1970-01-01 00:00+00'::timestamptz
+                                  ELSE date_trunc({period}, {at}, 'UTC') END"""
+
+# Wallets are locked in id order; their calls are admitted by running sum in the order asked, and those of a key with a
+# spend cap by the running sum of its line, too. `available` and what a budget has left are read from the locked rows,
+# so they are the newest there is. One statement in autocommit: the lock lasts no round trip.
+#
+# A budget moves only behind the lock of its wallet, here as in RELEASE and SETTLE. So nobody ever waits for one, and
+# the one order of locks is that of the wallets. A call whose budget is not open yet is not admitted.
 _RESERVE = """
 WITH asked AS MATERIALIZED (
     SELECT ask.*, row_number() OVER () AS position
@@ -26,31 +34,76 @@ WITH asked AS MATERIALIZED (
      WHERE account_id IN (SELECT account_id FROM asked)
      ORDER BY account_id
        FOR NO KEY UPDATE {wait}
-), ranked AS (
-    SELECT asked.*,
-           wallet.available - sum(amount) OVER (PARTITION BY account_id ORDER BY position) AS available_after
+), capped AS MATERIALIZED (
+    SELECT position, amount, key.spend_cap AS cap, key.spend_period AS period,
+           coalesce(key.first_id, key.id) AS line_id, {starts_at} AS starts_at
       FROM asked JOIN wallet USING (account_id)
+      JOIN apikeys_apikey key ON key.id = asked.api_key_id AND key.spend_cap IS NOT NULL
+), budget AS MATERIALIZED (
+    SELECT line_id, period, starts_at, budget.id AS budget_id, budget.spent + budget.held AS used
+      FROM billing_keybudget budget
+      JOIN (SELECT DISTINCT line_id, period, starts_at FROM capped) needed USING (line_id, period, starts_at)
+     ORDER BY budget.id
+       FOR NO KEY UPDATE OF budget
+), share AS MATERIALIZED (
+    SELECT position, cap, period, budget_id, cap - used AS budget_left,
+           cap - used - sum(amount) OVER (PARTITION BY budget_id ORDER BY position) AS budget_left_after
+      FROM capped LEFT JOIN budget USING (line_id, period, starts_at)
+), ranked AS (
+    SELECT asked.*, cap, budget_id, budget_left_after,
+           wallet.available - sum(amount) OVER (PARTITION BY account_id ORDER BY position) AS available_after
+      FROM asked JOIN wallet USING (account_id) LEFT JOIN share USING (position)
 ), admitted AS (
     INSERT INTO billing_hold (id, account_id, api_key_id, model_id, price_version_id, amount, available_after,
-                              streamed, owner, admitted_at, expires_at, backend, attempt)
+                              budget_id, budget_left_after, streamed, owner, admitted_at, expires_at, backend,
+                              attempt)
     SELECT id, account_id, api_key_id, model_id, price_version_id, amount, available_after,
-           streamed, owner, admitted_at, now() + lifetime_seconds * interval '1 second', '', 1
-      FROM ranked WHERE available_after >= 0
-    RETURNING id, account_id, amount
+           budget_id, budget_left_after, streamed, owner, admitted_at,
+           now() + lifetime_seconds * interval '1 second', '', 1
+      FROM ranked WHERE available_after >= 0 AND (cap IS NULL OR budget_left_after >= 0)
+    RETURNING id, account_id, amount, budget_id
 ), moved AS (
     UPDATE billing_wallet
        SET held = held + total.amount, holds_opened = holds_opened + total.calls
       FROM (SELECT account_id, sum(amount) AS amount, count(*) AS calls FROM admitted GROUP BY account_id) total
      WHERE billing_wallet.account_id = total.account_id
+), counted AS (
+    UPDATE billing_keybudget
+       SET held = held + total.amount
+      FROM (SELECT budget_id, sum(amount) AS amount FROM admitted WHERE budget_id IS NOT NULL GROUP BY budget_id) total
+     WHERE billing_keybudget.id = total.budget_id
 )
-SELECT asked.id, admitted.id IS NOT NULL, {available}
+SELECT asked.id, admitted.id IS NOT NULL, {available}, cap, period, budget_left
   FROM asked
   LEFT JOIN wallet USING (account_id)
+  LEFT JOIN share USING (position)
   LEFT JOIN admitted ON admitted.id = asked.id
  ORDER BY position
 """
-RESERVE_SKIPPING = _RESERVE.format(wait="SKIP LOCKED", available="wallet.available")
-RESERVE_WAITING = _RESERVE.format(wait="", available="coalesce(wallet.available, 0)")
+_CALLS_PERIOD = _PERIOD_START.format(period="key.spend_period", at="asked.admitted_at")
+RESERVE_SKIPPING = _RESERVE.format(wait="SKIP LOCKED", available="wallet.available", starts_at=_CALLS_PERIOD)
+RESERVE_WAITING = _RESERVE.format(wait="", available="coalesce(wallet.available, 0)", starts_at=_CALLS_PERIOD)
+
+# A key with a cap, its line and the start of the period in which a moment lies; and what the line was charged in it.
+CAPPED_KEYS = f"""
+SELECT id, account_id, coalesce(first_id, id) AS line_id, spend_cap AS cap, spend_period AS period,
+       {_PERIOD_START.format(period="spend_period", at="%(moment)s::timestamptz")} AS starts_at
+  FROM apikeys_apikey WHERE id = ANY (%(keys)s) AND spend_cap IS NOT NULL
+"""
+CHARGED = f"""
+SELECT coalesce(sum(charge), 0) FROM billing_usagehour
+ WHERE account_id = capped.account_id AND hour >= capped.starts_at
+   AND {_PERIOD_START.format(period="capped.period", at="hour")} = capped.starts_at
+   AND api_key_id IN (SELECT id FROM apikeys_apikey WHERE id = capped.line_id OR first_id = capped.line_id)
+"""
+
+# Behind the advisory lock of the wallet, so that no settlement runs which would not see the new row. Calls that run
+# without having been counted in it come with their settlement.
+OPEN_BUDGET = f"""
+INSERT INTO billing_keybudget (line_id, period, starts_at, held, spent)
+SELECT line_id, period, starts_at, 0, ({CHARGED}) FROM ({CAPPED_KEYS}) capped
+    ON CONFLICT DO NOTHING
+"""
 
 # A hold whose call has a record is left for settlement. One that the sweeper is just writing cannot be seen yet, but
 # the hold was marked with it, and the newest version of the hold's row is what is looked at.
@@ -60,7 +113,7 @@ WITH released AS (
      WHERE id IN (SELECT id FROM billing_hold WHERE id = ANY(%(ids)s) ORDER BY id FOR UPDATE)
        AND resolved_at IS NULL
        AND NOT EXISTS (SELECT FROM billing_usagerecord record WHERE record.id = billing_hold.id)
-    RETURNING id, account_id, amount
+    RETURNING id, account_id, amount, budget_id
 ), total AS (
     SELECT account_id, sum(amount) AS amount, count(*) AS calls FROM released GROUP BY account_id ORDER BY account_id
 ), counted AS (
@@ -71,12 +124,20 @@ WITH released AS (
 ), locked AS MATERIALIZED (
     SELECT account_id FROM billing_wallet
      WHERE account_id IN (SELECT account_id FROM counted) ORDER BY account_id FOR NO KEY UPDATE
+), moved AS (
+    UPDATE billing_wallet wallet
+       SET held = held - total.amount, holds_released = holds_released + total.calls
+      FROM total JOIN locked USING (account_id)
+     WHERE wallet.account_id = total.account_id
+    RETURNING total.account_id, total.calls
+), given_back AS (
+    UPDATE billing_keybudget budget
+       SET held = budget.held - part.amount
+      FROM (SELECT budget_id, account_id, sum(amount) AS amount FROM released GROUP BY budget_id, account_id) part
+      JOIN moved USING (account_id) -- So behind the locks of the wallets.
+     WHERE budget.id = part.budget_id
 )
-UPDATE billing_wallet wallet
-   SET held = held - total.amount, holds_released = holds_released + total.calls
-  FROM total JOIN locked USING (account_id)
- WHERE wallet.account_id = total.account_id
-RETURNING total.calls
+SELECT calls FROM moved
 """
 
 # Promotional first, soonest expiry first, then oldest.
@@ -109,7 +170,7 @@ WITH first AS MATERIALIZED (
            (array_agg(id ORDER BY id))[1] AS first_id
       FROM claimed
 ), closed AS (
-    DELETE FROM billing_hold WHERE id IN (SELECT id FROM claimed) RETURNING amount
+    DELETE FROM billing_hold WHERE id IN (SELECT id FROM claimed) RETURNING amount, budget_id
 )"""
 
 # The cause names the first call of the batch: a record is settled once, so it is first once.
@@ -158,20 +219,39 @@ _SETTLE_ROLL_UP = """, rolled AS (
 )"""
 
 # The wallet row comes last: it reads what every other part returned, so it runs after them, and its lock is short.
-_SETTLE_WALLET = """
-UPDATE billing_wallet wallet
-   SET posted = posted - total.amount,
-       debt = debt + total.amount - part.burned,
-       seq = seq + (total.amount > 0)::int,
-       held = wallet.held - part.held,
-       holds_recorded = holds_recorded + part.holds
-  FROM total, (SELECT (SELECT coalesce(sum(amount), 0) FROM burned) AS burned,
-                      (SELECT coalesce(sum(amount), 0) FROM closed) AS held,
-                      (SELECT count(*) FROM closed) AS holds,
-                      (SELECT count(*) FROM settled) AS settled,
-                      (SELECT count(*) FROM rolled) AS rolled) part
- WHERE wallet.account_id = %(account)s AND total.calls > 0
-   AND part.settled >= 0 AND part.rolled >= 0
-RETURNING total.calls, total.amount
+_SETTLE_WALLET = """, moved AS (
+    UPDATE billing_wallet wallet
+       SET posted = posted - total.amount,
+           debt = debt + total.amount - part.burned,
+           seq = seq + (total.amount > 0)::int,
+           held = wallet.held - part.held,
+           holds_recorded = holds_recorded + part.holds
+      FROM total, (SELECT (SELECT coalesce(sum(amount), 0) FROM burned) AS burned,
+                          (SELECT coalesce(sum(amount), 0) FROM closed) AS held,
+                          (SELECT count(*) FROM closed) AS holds,
+                          (SELECT count(*) FROM settled) AS settled,
+                          (SELECT count(*) FROM rolled) AS rolled) part
+     WHERE wallet.account_id = %(account)s AND total.calls > 0
+       AND part.settled >= 0 AND part.rolled >= 0
+    RETURNING total.calls, total.amount
+)"""
+
+# Only budgets come after it, being behind its lock. A hold gives back to the budget that it was admitted by; a charge
+# is spent in every budget of the key's line to whose period the call belongs.
+_SETTLE_BUDGETS = f""", budgeted AS (
+    UPDATE billing_keybudget budget
+       SET held = budget.held - part.held, spent = budget.spent + part.spent
+      FROM (SELECT budget_id, sum(held) AS held, sum(spent) AS spent
+              FROM (SELECT budget_id, amount AS held, 0 AS spent FROM closed WHERE budget_id IS NOT NULL
+                    UNION ALL
+                    SELECT spent_in.id, 0, charge
+                      FROM claimed JOIN apikeys_apikey key ON key.id = claimed.api_key_id
+                      JOIN billing_keybudget spent_in ON spent_in.line_id = coalesce(key.first_id, key.id)
+                       AND spent_in.starts_at = {_PERIOD_START.format(period="spent_in.period", at="admitted_at")}
+                   ) change
+             GROUP BY budget_id) part, moved
+     WHERE budget.id = part.budget_id
+)
+SELECT calls, amount FROM moved
 """
-SETTLE = _SETTLE_CLAIM + _SETTLE_POST + _SETTLE_BURN + _SETTLE_ROLL_UP + _SETTLE_WALLET
+SETTLE = _SETTLE_CLAIM + _SETTLE_POST + _SETTLE_BURN + _SETTLE_ROLL_UP + _SETTLE_WALLET + _SETTLE_BUDGETS

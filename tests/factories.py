@@ -12,13 +12,16 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.db import connection
+
 from accounts.models import Account, Tier, User
 from apikeys.models import ApiKey
-from billing import ledger, pricing
+from billing import ledger, ledger_sql, pricing
 from billing.ledger import Ask
 from billing.models import (
     CreditLot,
     Hold,
+    KeyBudget,
     LanguageModel,
     LedgerAccount,
     PriceVersion,
@@ -174,6 +177,7 @@ def held(call: Ask) -> Hold:
     wallet.held += call.amount
     wallet.holds_opened += 1
     wallet.save(update_fields=["held", "holds_opened"])
+    budget, left = _counted(call)
     return Hold.objects.create(
         id=call.id,
         account=wallet,
@@ -182,11 +186,26 @@ def held(call: Ask) -> Hold:
         price_version_id=call.price_version_id,
         amount=call.amount,
         available_after=wallet.available,
+        budget=budget,
+        budget_left_after=left,
         streamed=call.streamed,
         owner=call.owner,
         admitted_at=call.admitted_at,
         expires_at=datetime.now(UTC) + timedelta(seconds=call.lifetime_seconds),
     )
+
+
+def _counted(call: Ask) -> tuple[KeyBudget | None, int | None]:
+    """The open budget of a key with a cap, with this call in it, and what it has left."""
+    key = ApiKey.objects.get(pk=call.api_key_id)
+    if key.spend_cap is None:
+        return None, None
+    with connection.cursor() as cursor:
+        cursor.execute(ledger_sql.OPEN_BUDGET, {"keys": [key.pk], "moment": call.admitted_at})
+    budget = KeyBudget.objects.filter(line=key.line_id, period=key.spend_period).latest("starts_at")
+    budget.held += call.amount
+    budget.save(update_fields=["held"])
+    return budget, key.spend_cap - budget.spent - budget.held
 
 
 def recorded(of: Account, charge: int, *, amount: int | None = None, admitted_at: datetime | None = None) -> Ask:

@@ -4,6 +4,7 @@ from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.usage import (
     GatewayProcess,
     Hold,
+    KeyBudget,
     LateUsageRecord,
     RefusedCalls,
     ReleasedHolds,
@@ -17,6 +18,7 @@ __all__ = [
     "CreditLot",
     "GatewayProcess",
     "Hold",
+    "KeyBudget",
     "LanguageModel",
     "LateUsageRecord",
     "LedgerAccount",

@@ -1,6 +1,7 @@
 """The calls.
 
-A **Hold** is the most a running call can cost, taken from what the wallet can spend. A **UsageRecord** is what the
+A **Hold** is the most a running call can cost, taken from what the wallet can spend. A **KeyBudget** is what a line of
+keys has spent and holds in one period; it is compared with the spend cap of the key. A **UsageRecord** is what the
 call used and was charged; its id is the id of the call and of the hold. Calls that failed free leave no record: they
 count in **ReleasedHolds** (admitted, then free) or **RefusedCalls** (never admitted). **UsageHour** is the roll-up that
 pages read. A **GatewayProcess** is a heartbeat: whose holds are alive. A **LateUsageRecord** came after the sweeper had
@@ -17,7 +18,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import Account
-from apikeys.models import ApiKey
+from apikeys.models import ApiKey, SpendPeriod
 from billing.models.catalogue import LanguageModel, PriceVersion
 from billing.models.wallets import Transfer, Wallet
 
@@ -42,6 +43,31 @@ class GatewayProcess(models.Model):
         return f"{self.host}:{self.pid}"
 
 
+class KeyBudget(models.Model):
+    """Opened by the first call of a line of keys in a period, and kept: what was spent in a period stays true.
+
+    `spent` is the sum of all that the line's keys were charged for calls of the period, whether they had a cap or not.
+    `held` is the sum of the open holds that were admitted under a cap. It moves only behind the lock of its wallet.
+    """
+
+    line = models.ForeignKey(ApiKey, on_delete=models.PROTECT, related_name="+", help_text="The first key of the line.")
+    period = models.CharField(max_length=10, choices=SpendPeriod.choices)
+    starts_at = models.DateTimeField(help_text="Midnight UTC; of a budget in total, the year 1970.")
+    spent = models.BigIntegerField()
+    held = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["line", "period", "starts_at"], name="keybudget_unique"),
+            models.CheckConstraint(condition=Q(spent__gte=0), name="keybudget_spent_not_negative"),
+            models.CheckConstraint(condition=Q(held__gte=0), name="keybudget_held_not_negative"),
+            models.CheckConstraint(condition=Q(period__in=SpendPeriod.values), name="keybudget_period_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.line_id} {self.period} from {self.starts_at:%Y-%m-%d}"
+
+
 class Hold(models.Model):
     """Deleted when it ends: at settlement, or by a release with a reason."""
 
@@ -56,6 +82,12 @@ class Hold(models.Model):
     )
     amount = models.BigIntegerField()
     available_after = models.BigIntegerField(help_text="What the wallet could still spend after this admission.")
+    budget = models.ForeignKey(
+        KeyBudget, null=True, on_delete=models.PROTECT, related_name="holds", db_constraint=False, db_index=False
+    )
+    budget_left_after = models.BigIntegerField(
+        null=True, help_text="What the key could still spend in its period after this admission. Empty: it had no cap."
+    )
     streamed = models.BooleanField()
     owner = models.UUIDField(help_text="The boot of the process that runs the call.")
     admitted_at = models.DateTimeField(help_text="The moment in its id.")
@@ -72,6 +104,11 @@ class Hold(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(amount__gte=0), name="hold_amount_not_negative"),
             models.CheckConstraint(condition=Q(available_after__gte=0), name="hold_available_after_not_negative"),
+            models.CheckConstraint(
+                condition=Q(budget=None, budget_left_after=None)
+                | Q(budget__isnull=False, budget_left_after__isnull=False, budget_left_after__gte=0),
+                name="hold_budget_left_after_not_negative",
+            ),
         ]
         indexes = [
             models.Index(fields=["owner"], name="hold_owner"),

@@ -9,6 +9,9 @@ import pytest
 from django.db import connection
 
 from accounts.models import Account
+from apikeys import keys
+from apikeys.keys import SpendCap
+from apikeys.models import SpendPeriod
 from billing import books, books_sql, ledger
 from tests import factories
 from tests.billing import stage
@@ -18,11 +21,12 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def account() -> Account:
-    """A wallet with a bit of everything: a credit, settled and free calls, a release, a call that runs."""
+    """A wallet with a bit of everything: a credit, settled and free calls, a call that runs under a spend cap."""
     account = factories.funded(1000)
     for charge in (10, 20, 0):
         factories.recorded(account, charge, amount=50)
     ledger.settle(account_id=account.pk)
+    keys.set_spend_cap(key=account.api_keys.get(), cap=SpendCap(500, SpendPeriod.MONTH))
     factories.held(factories.ask(account, 100))
     return account
 
@@ -46,6 +50,9 @@ def prove(account: Account) -> None:
         cursor.execute(books_sql.REMEMBER, proved)
 
 
+BUDGET_WITH = (
+    "UPDATE billing_keybudget SET {} WHERE line_id IN (SELECT id FROM apikeys_apikey WHERE account_id = %(wallet)s)"
+)
 BREAKS = {
     "P1: a balance that no transfer explains": "UPDATE billing_wallet SET posted = posted + 1"
     " WHERE account_id = %(wallet)s",
@@ -84,6 +91,9 @@ BREAKS = {
     " UPDATE billing_hold SET available_after = -1 WHERE account_id = %(wallet)s",
     "P6: a check that was never proved": "ALTER TABLE billing_hold DROP CONSTRAINT hold_available_after_not_negative,"
     " ADD CONSTRAINT hold_available_after_not_negative CHECK (available_after >= 0) NOT VALID",
+    "P6: no check on admissions by cap": "ALTER TABLE billing_hold DROP CONSTRAINT hold_budget_left_after_not_negative",
+    "P6: an admission beyond a cap": "ALTER TABLE billing_hold DROP CONSTRAINT hold_budget_left_after_not_negative;"
+    " UPDATE billing_hold SET budget_left_after = -1 WHERE account_id = %(wallet)s",
     "P7: a hold that ended in nothing": "DELETE FROM billing_hold WHERE account_id = %(wallet)s",
     "P7: a hold that was never opened": "UPDATE billing_wallet SET holds_recorded = holds_recorded + 1"
     " WHERE account_id = %(wallet)s",
@@ -93,6 +103,11 @@ BREAKS = {
     "P8: a roll-up of too few tokens": "UPDATE billing_usagehour SET output_tokens = 0"
     " WHERE account_id = %(wallet)s",
     "P8: a roll-up lost": "DELETE FROM billing_usagehour WHERE account_id = %(wallet)s",
+    "P9: a budget that holds too much": BUDGET_WITH.format("held = held + 1"),
+    "P9: a budget that forgot a call that runs": BUDGET_WITH.format("held = 0"),
+    "P9: a hold that is counted in no budget": "UPDATE billing_hold SET budget_id = NULL, budget_left_after = NULL"
+    " WHERE account_id = %(wallet)s",
+    "P9: a budget that spent too little": BUDGET_WITH.format("spent = spent - 1"),
 }  # fmt: skip
 
 # Only the full check reads what no transfer points to.
@@ -104,6 +119,9 @@ FULL_ONLY = {
     " WHERE account_id = %(wallet)s AND charge = 0",
     "P7: a release that was not counted": "UPDATE billing_wallet"
     " SET holds_released = 1, holds_opened = holds_opened + 1 WHERE account_id = %(wallet)s",
+    "P9: a budget that spent too much": BUDGET_WITH.format("spent = spent + 1"),
+    "P9: a budget of another month": BUDGET_WITH.format("starts_at = starts_at - interval '1 month'"),
+    "P9: a budget of another line": "UPDATE apikeys_apikey SET first_id = -1 WHERE account_id = %(wallet)s",
 }
 
 

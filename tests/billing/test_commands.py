@@ -224,13 +224,13 @@ class TestCheckBooks:
 
         lines = run("check_books").splitlines()
 
-        assert [line.split()[0] for line in lines] == ["promise", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8"]
+        assert [line.split()[0] for line in lines] == ["promise", "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9"]
         assert all(line.split()[-2] == "0" for line in lines[1:])
 
     def test_a_program_reads_the_same_as_json(self) -> None:
         findings = json.loads(run("check_books", "--full", "--json"))
 
-        assert [finding["promise"] for finding in findings] == [f"P{number}" for number in range(1, 9)]
+        assert [finding["promise"] for finding in findings] == [f"P{number}" for number in range(1, 10)]
         assert all(finding["broken"] == 0 for finding in findings)
 
     def test_broken_books_end_with_1_and_show_what_is_broken(self) -> None:

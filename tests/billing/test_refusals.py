@@ -18,6 +18,7 @@ from billing import ledger, partitions
 from billing.models import (
     CreditLot,
     Hold,
+    KeyBudget,
     LanguageModel,
     PriceRate,
     PriceVersion,
@@ -68,6 +69,16 @@ def hold(**fields: Any) -> Hold:
         "streamed": False, "owner": uuid4(), "admitted_at": NOW, "expires_at": NOW,
     }  # fmt: skip
     return Hold.objects.create(account=wallet(), **{**defaults, **fields})
+
+
+def budget(**fields: Any) -> KeyBudget:
+    fields = {"period": "day", "starts_at": NOW, "spent": 0, "held": 0, **fields}
+    fields.setdefault("line", factories.account().api_keys.get())
+    return KeyBudget.objects.create(**fields)
+
+
+def capped_key(**fields: Any) -> None:
+    factories.account().api_keys.update(**fields)
 
 
 def usage(**fields: Any) -> UsageRecord:
@@ -158,6 +169,13 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("wallet_holds_end_once", lambda: wallet(holds_opened=2, holds_recorded=2, holds_released=1)),
     ("hold_amount_not_negative", lambda: hold(amount=-1)),
     ("hold_available_after_not_negative", lambda: hold(available_after=-1)),
+    ("hold_budget_left_after_not_negative", lambda: hold(budget=budget(), budget_left_after=-1)),
+    ("hold_budget_left_after_not_negative", lambda: hold(budget=budget())),
+    ("hold_budget_left_after_not_negative", lambda: hold(budget_left_after=1)),
+    ("keybudget_spent_not_negative", lambda: budget(spent=-1)),
+    ("keybudget_held_not_negative", lambda: budget(held=-1)),
+    ("keybudget_period_known", lambda: budget(period="week")),
+    ("keybudget_unique", lambda: repeated(budget, line=factories.account().api_keys.get())),
     ("usage_charge_within_hold", lambda: usage(charge=11)),
     ("usage_charge_within_hold", lambda: usage(charge=-1)),
     ("usage_tokens_sane", lambda: usage(input_tokens=1, cached_input_tokens=2)),
@@ -181,6 +199,10 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
         lambda: PriceVersion.objects.create(model=factories.language_model(), starts_at=NOW, ends_at=NOW),
     ),
     ("apikey_created_once", repeated_key),
+    ("apikey_spend_cap_has_period", lambda: capped_key(spend_cap=1)),
+    ("apikey_spend_cap_has_period", lambda: capped_key(spend_period="day")),
+    ("apikey_spend_cap_has_period", lambda: capped_key(spend_cap=0, spend_period="day")),
+    ("apikey_spend_cap_has_period", lambda: capped_key(spend_cap=1, spend_period="week")),
     ("invitation_role_known", lambda: invitation(role="king")),
     ("rate_unique", repeated_rate),
     (

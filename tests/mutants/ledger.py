@@ -1,4 +1,4 @@
-"""Mutants of the ledger: what moves a balance, and what the database refuses (P1 to P4 and P6 to P8)."""
+"""Mutants of the ledger: what moves a balance, and what the database refuses (P1 to P4 and P6 to P9)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from tests.mutants.mutant import Edit, Mutant
 PYTHON = "billing/ledger.py"
 SQL = "billing/ledger_sql.py"
 TABLES = "billing/migrations/0001_initial.py"
+BUDGETS = "billing/migrations/0009_key_budgets.py"
 TRIGGERS = "billing/migrations/0003_immutable_rows.py"
 
 _CAUSE_TWICE = Edit(
@@ -15,7 +16,7 @@ _CAUSE_TWICE = Edit(
     "the same cause never moves twice.', max_length=200)",
 )
 _SETTLED_AGAIN = Edit(TRIGGERS, "WHEN (OLD.settled_at IS NOT NULL\n", "WHEN (false\n")
-_GUARD = Edit(SQL, "      FROM ranked WHERE available_after >= 0\n", "      FROM ranked\n")
+_GUARD = Edit(SQL, "FROM ranked WHERE available_after >= 0 AND (", "FROM ranked WHERE (")
 _CHECK = Edit(TABLES, "models.Q(('available_after__gte', 0))", "models.Q(('available_after__gte', -(2**62)))")
 
 REFUSED = (
@@ -96,6 +97,54 @@ RESERVED = (
     ),
 )
 
+CAPPED = (
+    Mutant(
+        "cap-guard",
+        "P6: a key spends more than its cap.",
+        "tests/billing/test_key_budgets.py::test_a_call_that_fits_the_cap_exactly_is_admitted_and_one_pico_more_is_not",
+        (
+            Edit(SQL, " AND (cap IS NULL OR budget_left_after >= 0)", ""),
+            Edit(BUDGETS, "('budget_left_after__gte', 0), ", ""),
+        ),
+    ),
+    Mutant(
+        "cap-running-sum",
+        "The calls of one batch do not see each other, so that together they spend more than the cap of their key.",
+        "tests/billing/test_key_budgets.py::test_calls_of_one_batch_share_the_cap_by_running_sum_in_the_order_asked",
+        (Edit(SQL, "sum(amount) OVER (PARTITION BY budget_id ORDER BY position)", "amount"),),
+    ),
+    Mutant(
+        "cap-lock",
+        "A key's call is admitted by what its budget had before another one took from it.",
+        "tests/billing/test_key_budgets.py::test_waiting_for_the_wallet_sees_what_the_other_left_of_the_cap",
+        (Edit(SQL, "       FOR NO KEY UPDATE OF budget\n", ""),),
+    ),
+    Mutant(
+        "cap-opened-beside-settlement",
+        "P9: a budget begins without what a settlement is just charging.",
+        "tests/billing/test_key_budgets.py::test_a_budget_that_opens_while_its_wallet_is_settled_misses_no_charge",
+        (Edit(PYTHON, "        await database.execute(sql.LOCK_WALLET, [ask.account_id])\n", ""),),
+    ),
+    Mutant(
+        "cap-release",
+        "P9: a call that failed free keeps its share of the cap.",
+        "tests/billing/test_key_budgets.py::test_a_released_call_gives_back_once",
+        (Edit(SQL, "SET held = budget.held - part.amount", "SET held = budget.held"),),
+    ),
+    Mutant(
+        "cap-unspent",
+        "P9: what a call was charged does not count in the budget of its key.",
+        "tests/billing/test_key_budgets.py::test_what_a_call_did_not_cost_is_there_again",
+        (Edit(SQL, ", spent = budget.spent + part.spent", ""),),
+    ),
+    Mutant(
+        "cap-rotated",
+        "Whoever rotates a key may spend its cap again.",
+        "tests/billing/test_key_budgets.py::test_a_rotation_does_not_start_the_period_anew",
+        (Edit("apikeys/keys.py", "            first_id=old.line_id,\n", ""),),
+    ),
+)
+
 SETTLED = (
     Mutant(
         "settle-lock",
@@ -154,13 +203,13 @@ SETTLED = (
         "settle-held",
         "P2: a settled call keeps what was held for it.",
         "tests/billing/test_settle.py::test_settling_closes_holds_charges_records_and_posts_one_transfer",
-        (Edit(SQL, "       held = wallet.held - part.held,\n", ""),),
+        (Edit(SQL, "           held = wallet.held - part.held,\n", ""),),
     ),
     Mutant(
         "settle-debt",
         "P4: usage that no lot covers is owed by nobody.",
         "tests/billing/test_settle.py::test_what_no_lot_covers_becomes_debt_and_a_later_credit_pays_it_first",
-        (Edit(SQL, "       debt = debt + total.amount - part.burned,\n", ""),),
+        (Edit(SQL, "           debt = debt + total.amount - part.burned,\n", ""),),
     ),
     Mutant(
         "settle-seq",
@@ -203,4 +252,4 @@ MOVED = (
     ),
 )
 
-LEDGER = (*REFUSED, *RESERVED, *SETTLED, *MOVED)
+LEDGER = (*REFUSED, *RESERVED, *CAPPED, *SETTLED, *MOVED)
