@@ -15,6 +15,7 @@ WORDS = {
     "insufficient_balance": "the balance was too low",
     "invalid_prompt": "the model did not take the prompt",
     "invalid_request": "the request was not valid",
+    "key_budget_exceeded": "the spend cap of the key was reached",
     "key_disabled": "the key was disabled",
     "method_not_allowed": "the method was not allowed",
     "model_not_found": "there is no such model",

@@ -1,7 +1,7 @@
 """Step 5 of a call: its hold, in micro-batches, so that one statement admits all calls that came together.
 
 Nobody waits for another customer's wallet: calls of a locked wallet are asked again in a statement of their own, on
-connections kept for waiting.
+connections kept for waiting. The first call of a capped key in a day, a month or ever opens its budget there, too.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from psycopg import errors as database_errors
 
-from billing import ledger
+from billing import budgets, ledger
 from billing.ledger import Answer, Ask
 from gateway.batching import Batcher
 from gateway.database import AWAY, Pools
-from gateway.errors import InsufficientBalance, Unavailable
+from gateway.errors import GatewayError, InsufficientBalance, KeyBudgetExceeded, Unavailable
 
 BATCH = 200
 # A wallet is locked for a moment whenever it is settled. Only one that stays locked is worth a connection that waits.
@@ -31,7 +31,10 @@ class Admission:
         self._locked: dict[int, Batcher[Ask, Answer]] = {}
 
     async def admit(self, ask: Ask) -> None:
-        """Commit the hold, or raise InsufficientBalance or Unavailable: then there is none, or one we will find."""
+        """Commit the hold, or raise: then there is none, or, after Unavailable, one that we will find.
+
+        Raises InsufficientBalance, KeyBudgetExceeded, Unavailable.
+        """
         try:
             async with asyncio.timeout(ADMISSION_SECONDS):
                 answer = await self._ask(ask)
@@ -41,9 +44,19 @@ class Admission:
             # The commit may have happened; the heartbeat finds a hold that no call of ours knows.
             raise Unavailable("Our database is away for a moment. Nothing was charged; please try again.") from None
         if not answer.admitted:
-            raise InsufficientBalance(needed=ask.amount, available=answer.available or 0)
+            raise _refusal(ask, answer)
 
     async def _ask(self, ask: Ask) -> Answer:
+        answer = await self._unlocked(ask)
+        if answer.unopened:
+            async with self._pools.waiting.connection() as database:
+                await ledger.open_budget(database, ask)
+            answer = await self._unlocked(ask)
+        if not answer.admitted and answer.has_room_for(ask.amount):
+            answer = await self._alone(ask)
+        return answer
+
+    async def _unlocked(self, ask: Ask) -> Answer:
         answer = await self._batches.submit(ask)
         for seconds in SHORT_PAUSES:
             if answer.locked:
@@ -51,8 +64,6 @@ class Admission:
                 answer = await self._batches.submit(ask)
         if answer.locked:
             answer = await self._wait_for(ask)
-        if not answer.admitted and (answer.available or 0) >= ask.amount:
-            answer = await self._alone(ask)
         return answer
 
     async def _reserve(self, asks: Sequence[Ask], *, wait: bool) -> Sequence[Answer]:
@@ -78,3 +89,14 @@ class Admission:
         finally:
             if batcher.idle and self._locked.get(ask.account_id) is batcher:
                 del self._locked[ask.account_id]
+
+
+def _refusal(ask: Ask, answer: Answer) -> GatewayError:
+    """Of a key with a cap the cap is told first: whoever has the key need not know what the account has."""
+    share = answer.share
+    if share is None or share.left is None or share.left >= ask.amount:
+        return InsufficientBalance(needed=ask.amount, available=answer.available or 0)
+    resets_at = budgets.resets_at(share.period, ask.admitted_at)
+    return KeyBudgetExceeded(
+        needed=ask.amount, left=share.left, cap=share.cap, period=share.period, resets_at=resets_at
+    )

@@ -9,6 +9,7 @@ the id of the request, and leaves as a plain 500. No message ever repeats a key,
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 
 import msgspec
 from django.conf import settings
@@ -16,6 +17,7 @@ from django.core.exceptions import DisallowedHost
 from django.http import Http404, HttpResponse
 from rest_framework import exceptions
 
+from apikeys.models import SpendPeriod
 from billing import money
 
 logger = logging.getLogger(__name__)
@@ -213,6 +215,21 @@ class InsufficientBalance(GatewayError):
         super().__init__(
             f"This request can cost up to {money.usd(needed)} USD, but the balance has "
             f"{money.usd(max(available, 0))} USD to spend. Top up, or ask for fewer max_tokens."
+        )
+
+
+class KeyBudgetExceeded(GatewayError):
+    status_code = 402
+    type = "insufficient_quota"
+    default_code = "key_budget_exceeded"
+
+    def __init__(self, *, needed: int, left: int, cap: int, period: SpendPeriod, resets_at: datetime | None) -> None:
+        until = f" until {resets_at:%Y-%m-%d %H:%M} UTC" if resets_at else ""
+        super().__init__(
+            f"This request can cost up to {money.usd(needed)} USD, but this API key has {money.usd(max(left, 0))} USD"
+            f" left{until} of its spend cap of {money.usd(cap)} USD {period.label}. Raise the cap on the key's page of"
+            " the dashboard, or ask for fewer max_tokens.",
+            retryable=False,
         )
 
 
