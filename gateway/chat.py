@@ -1,4 +1,8 @@
-"""POST /v1/chat/completions: what a conversation asks for."""
+"""POST /v1/chat/completions: what a conversation asks for.
+
+What is documented is checked here, so that a mistake is told with its place and costs nothing. An image's URL is passed
+on to the backend and never fetched by us. What a model makes of tools and schemas is the backend's affair.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,98 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway.errors import InvalidRequest
 from gateway.requests import Endpoint, Sampled, Tokens
+
+TOOLS_LIMIT = 128
+
+Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+Url = Annotated[str, Meta(pattern="^(https?://|data:)")]
+
+
+class Text(Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class ImageUrl(Struct):
+    url: Url
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class Image(Struct, tag_field="type", tag="image_url"):
+    image_url: ImageUrl
+
+
+class Sound(Struct):
+    data: str
+    format: str
+
+
+class Audio(Struct, tag_field="type", tag="input_audio"):
+    input_audio: Sound
+
+
+class File(Struct, tag_field="type", tag="file"):
+    file: dict[str, Any]
+
+
+class Refusal(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+Part = Text | Image | Audio | File | Refusal
+
+
+class Called(Struct):
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct):
+    id: str
+    function: Called
+    type: Literal["function"] = "function"
 
 
 class Message(Struct):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[Part] | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: Called | None = None
+    tool_call_id: str | None = None
+
+
+class Function(Struct):
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct):
+    type: Literal["function"]
+    function: Function
+
+
+class Chosen(Struct):
+    name: str
+
+
+class ChosenTool(Struct):
+    type: Literal["function"]
+    function: Chosen
+
+
+class JsonSchema(Struct):
+    name: Name
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class ChatCompletionRequest(Sampled, kw_only=True):
@@ -29,9 +119,21 @@ class ChatCompletionRequest(Sampled, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=TOOLS_LIMIT)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], Meta(max_length=TOOLS_LIMIT)] | None = None
+    function_call: Literal["none", "auto"] | Chosen | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    metadata: dict[str, Any] | None = None
+    modalities: list[Literal["text", "audio"]] | None = None
 
     @property
     def output_limit(self) -> int:
+        """`max_tokens` is the older name of `max_completion_tokens`; backends are told the older one: all know it."""
         return self.max_completion_tokens or super().output_limit
 
     @property
@@ -40,12 +142,7 @@ class ChatCompletionRequest(Sampled, kw_only=True):
 
     @property
     def text_only(self) -> bool:
-        return all(
-            part.get("type") == "text"
-            for message in self.messages
-            if isinstance(message.content, list)
-            for part in message.content
-        )
+        return all(isinstance(part, Text) for message in self.messages for part in _parts(message))
 
     def text_bytes(self, fields: dict[str, Any]) -> int:
         said = [fields.get("tools"), fields.get("functions")]
@@ -53,12 +150,49 @@ class ChatCompletionRequest(Sampled, kw_only=True):
         size = sum(len(msgspec.json.encode(value)) for value in said if value)
         return size + sum(_text_bytes(message) for message in self.messages)
 
+    def check(self) -> None:
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise InvalidRequest(
+                "`max_tokens` and `max_completion_tokens` mean the same, and differ here. Give one of them.",
+                param="max_completion_tokens",
+            )
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("`top_logprobs` needs `logprobs` to be true.", param="top_logprobs")
+        if self.response_format and self.response_format.type == "json_schema" and not self.response_format.json_schema:
+            raise InvalidRequest(
+                "`response_format` of the type json_schema needs a `json_schema`.", param="response_format.json_schema"
+            )
+        for place, message in enumerate(self.messages):
+            if message.role == "tool" and not message.tool_call_id:
+                raise InvalidRequest(
+                    "A tool's message needs the `tool_call_id` of the call that it answers.",
+                    param=f"messages[{place}].tool_call_id",
+                )
+        self._check_choice()
+
+    def _check_choice(self) -> None:
+        """Only tools that are there can be asked for."""
+        names = {tool.function.name for tool in self.tools or ()}
+        if self.tool_choice == "required" and not names:
+            raise InvalidRequest("`tool_choice` is required, but there are no `tools`.", param="tool_choice")
+        if isinstance(self.tool_choice, ChosenTool) and self.tool_choice.function.name not in names:
+            raise InvalidRequest("`tool_choice` names a function that is not among the `tools`.", param="tool_choice")
+        functions = {function.name for function in self.functions or ()}
+        if isinstance(self.function_call, Chosen) and self.function_call.name not in functions:
+            raise InvalidRequest(
+                "`function_call` names a function that is not among the `functions`.", param="function_call"
+            )
+
     def forget_texts(self) -> None:
         self.messages = []
+        self.tools = self.functions = self.response_format = self.metadata = None
+
+
+def _parts(message: Message) -> list[Part]:
+    return message.content if isinstance(message.content, list) else []
 
 
 def _text_bytes(message: Message) -> int:
-    if isinstance(message.content, list):
-        texts = [part["text"] for part in message.content if isinstance(part.get("text"), str)]
-        return sum(len(text.encode()) for text in texts)
-    return len((message.content or "").encode())
+    if isinstance(message.content, str):
+        return len(message.content.encode())
+    return sum(len(part.text.encode()) for part in _parts(message) if isinstance(part, Text))

@@ -41,6 +41,8 @@ WITHHELD = frozenset(
     }
 )  # fmt: skip
 
+STOPS_LIMIT = 4
+
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
@@ -69,6 +71,7 @@ class Request(Struct, kw_only=True):
     DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     model: Annotated[str, Meta(min_length=1, max_length=200)]
+    user: str | None = None
 
     @property
     def output_limit(self) -> int:
@@ -124,7 +127,7 @@ class Request(Struct, kw_only=True):
 
 
 class Sampled(Request, kw_only=True):
-    """What chat and plain completions have in common."""
+    """What chat and plain completions have in common. Without `stream`, `stream_options` mean nothing, and no harm."""
 
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -132,7 +135,9 @@ class Sampled(Request, kw_only=True):
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     n: Annotated[int, Meta(ge=1, le=16)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=STOPS_LIMIT)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -153,8 +158,10 @@ class Sampled(Request, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def forwarded(self) -> dict[str, Any]:
-        """Always with a question for the usage."""
+        """Always with a question for the usage. Nothing to stop at is said by saying nothing."""
         body: dict[str, Any] = {"max_tokens": self.output_limit, "stream": self.streamed}
+        if not self.stop:
+            body["stop"] = None
         if self.streamed:
             body["stream_options"] = {"include_usage": True}
         return body
@@ -239,7 +246,8 @@ def forwarded(parsed: Parsed, *, backend_model: str) -> dict[str, Any]:
     body: dict[str, Any] = dict(parsed.fields)
     for name in ("max_completion_tokens", "stream_options"):
         body.pop(name, None)
-    return {**parsed.request.DEFAULTS, **body, **parsed.request.forwarded(), "model": backend_model}
+    body = {**parsed.request.DEFAULTS, **body, **parsed.request.forwarded(), "model": backend_model}
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def explained(fault: str) -> InvalidRequest:

@@ -12,6 +12,7 @@ from django.db.models import Sum
 from apikeys import keys, secret
 from apikeys.models import ApiKey
 from billing.models import RefusedCalls, ReleasedHolds, Wallet
+from gateway.chat import ChatCompletionRequest
 from tests.gateway import wire
 from tests.gateway.customers import Customer, chat, customer
 from tests.gateway.wire import Answer
@@ -141,7 +142,7 @@ def test_a_number_that_no_machine_can_hold_is_400(stack: Stack, alice: Customer,
 
 
 def test_a_nul_below_300_brackets_is_400(stack: Stack, alice: Customer) -> None:
-    body = json.dumps(chat(metadata="here", user="\0")).replace('"here"', "[" * 300 + "]" * 300)
+    body = json.dumps(chat(unheard_of="here", user="\0")).replace('"here"', "[" * 300 + "]" * 300)
     refused(stack, wire.ask(stack.webs[0], alice.secret, body.encode()), 400, "invalid_request", of=alice)
 
 
@@ -154,10 +155,68 @@ def test_a_backslash_u0000_that_is_only_text_is_answered(stack: Stack, alice: Cu
     assert wire.ask(stack.webs[0], alice.secret, chat("What is \\u0000 in JSON?")).status == 200
 
 
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+PARTS: list[tuple[Any, str]] = [
+    ({}, ".type"),
+    ({"type": "smell"}, ".type"),
+    ({"type": 5}, ".type"),
+    ({"type": "text"}, ".text"),
+    ({"type": "text", "text": 5}, ".text"),
+    ({"type": "image_url", "image_url": "https://example.com/a.png"}, ".image_url"),
+    ({"type": "image_url", "image_url": {}}, ".image_url.url"),
+    *[
+        ({"type": "image_url", "image_url": {"url": url}}, ".image_url.url")
+        for url in ("", "file:///etc/passwd", "ftp://a/b", "//a/b", 5, " https://a")
+    ],
+    ({"type": "image_url", "image_url": {"url": "https://a/b", "detail": "some"}}, ".image_url.detail"),
+    ({"type": "input_audio", "input_audio": {"data": "x"}}, ".input_audio.format"),
+    ({"type": "file", "file": "x"}, ".file"),
+    ({"type": "refusal"}, ".refusal"),
+]
+SAID_BY_TOOLS: list[tuple[dict[str, Any], str]] = [
+    ({"tool_calls": {}}, ".tool_calls"),
+    ({"tool_calls": ["add"]}, ".tool_calls[0]"),
+    ({"tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}, ".tool_calls[0].id"),
+    ({"tool_calls": [{"id": "a", "type": "custom", "function": {}}]}, ".tool_calls[0].type"),
+    ({"tool_calls": [{"id": "a", "function": {"arguments": "{}"}}]}, ".tool_calls[0].function.name"),
+    ({"tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {}}}]}, ".tool_calls[0].function.arguments"),
+    ({"function_call": "add"}, ".function_call"),
+]
+TOOLS: list[tuple[Any, str]] = [
+    ({}, ""),
+    (["add"], "[0]"),
+    ([{"type": "web_search"}], "[0].type"),
+    ([{"type": "function"}], "[0].function"),
+    ([{"function": {"name": "add"}}], "[0].type"),
+    *[
+        ([{"type": "function", "function": {"name": name}}], "[0].function.name")
+        for name in ("", "a b", "é", "a" * 65, 5)
+    ],
+    ([{"type": "function", "function": {"name": "add", "parameters": []}}], "[0].function.parameters"),
+    ([{"type": "function", "function": {"name": "add", "strict": 1}}], "[0].function.strict"),
+]
+CHOICES: list[tuple[Any, str]] = [
+    ("sometimes", ""),
+    (5, ""),
+    ({"type": "function"}, ".function"),
+    ({"type": "custom", "function": {"name": "add"}}, ".type"),
+    ({"type": "function", "function": {"name": "subtract"}}, ""),
+]
+FORMATS: list[tuple[Any, str]] = [
+    ("json_object", ""),
+    ({}, ".type"),
+    ({"type": "xml"}, ".type"),
+    ({"type": "json_schema"}, ".json_schema"),
+    ({"type": "json_schema", "json_schema": {"schema": {}}}, ".json_schema.name"),
+    ({"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}, ".json_schema.name"),
+    ({"type": "json_schema", "json_schema": {"name": "a", "schema": []}}, ".json_schema.schema"),
+]
 NOT_A_COUNT: list[Any] = [-1, 0, 2**31, 10**30, True, 1.0, 0.5, "5", [], {}]
 OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     *[({"max_tokens": value}, "max_tokens") for value in NOT_A_COUNT],
-    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    *[({"max_completion_tokens": value}, "max_completion_tokens") for value in NOT_A_COUNT],
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
+    ({"max_completion_tokens": 10_000_000}, "max_tokens"),  # More than the model can.
     *[({"temperature": value}, "temperature") for value in (-0.1, 2.1, "1", True)],
     *[({"top_p": value}, "top_p") for value in (-0.1, 1.1)],
     *[({"presence_penalty": value}, "presence_penalty") for value in (-2.1, 2.1)],
@@ -165,6 +224,21 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     *[({"n": value}, "n") for value in (0, 17, True)],
     ({"stop": 5}, "stop"),
     ({"stop": [5]}, "stop[0]"),
+    ({"stop": ["a", ""]}, "stop[1]"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+    *[({"seed": value}, "seed") for value in (1.5, "5", True, 2**63, -(2**63) - 1)],
+    *[({"user": value}, "user") for value in (5, ["alice"])],
+    ({"logit_bias": []}, "logit_bias"),
+    ({"logit_bias": "x"}, "logit_bias"),
+    *[({"logit_bias": {"5": value}}, "logit_bias[]") for value in (101, -101, "1")],
+    *[({"logprobs": value}, "logprobs") for value in (5, "true")],
+    *[({"logprobs": True, "top_logprobs": value}, "top_logprobs") for value in (-1, 21, True, 1.5)],
+    ({"top_logprobs": 5}, "top_logprobs"),
+    ({"logprobs": False, "top_logprobs": 5}, "top_logprobs"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    *[({"reasoning_effort": value}, "reasoning_effort") for value in ("very", 5)],
+    ({"metadata": "x"}, "metadata"),
+    ({"modalities": ["smell"]}, "modalities[0]"),
     ({"stream": "yes"}, "stream"),
     ({"stream": 1}, "stream"),
     ({"stream_options": []}, "stream_options"),
@@ -181,6 +255,19 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"model": ""}, "model"),
     ({"model": "x" * 201}, "model"),
     ({"max_tokens": 10_000_000}, "max_tokens"),  # More than the model can.
+    *[({"messages": [{"role": "user", "content": [part]}]}, f"messages[0].content[0]{where}") for part, where in PARTS],
+    *[({"messages": [{"role": "assistant"} | said]}, f"messages[0]{where}") for said, where in SAID_BY_TOOLS],
+    ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "tool", "content": "4", "tool_call_id": ""}]}, "messages[0].tool_call_id"),
+    *[({"tools": value}, f"tools{where}") for value, where in TOOLS],
+    ({"tools": [TOOL] * 129}, "tools"),
+    *[({"tools": [TOOL], "tool_choice": value}, f"tool_choice{where}") for value, where in CHOICES],
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "function": {"name": "add"}}}, "tool_choice"),
+    ({"functions": [{"name": "a b"}]}, "functions[0].name"),
+    ({"functions": [{"name": "add"}], "function_call": {"name": "subtract"}}, "function_call"),
+    ({"function_call": "sometimes"}, "function_call"),
+    *[({"response_format": value}, f"response_format{where}") for value, where in FORMATS],
 ]
 
 
@@ -208,6 +295,63 @@ def test_a_value_of_a_megabyte_is_not_repeated_in_the_message(stack: Stack, alic
 def test_bounds_are_inclusive_and_null_is_absent(stack: Stack, alice: Customer, value: float | None) -> None:
     body = chat(temperature=value, top_p=None, stop=None, n=None, max_tokens=1, stream_options=None)
     assert wire.ask(stack.webs[0], alice.secret, body).status == 200
+
+
+def test_every_parameter_may_be_null(stack: Stack, alice: Customer) -> None:
+    body = dict.fromkeys(ChatCompletionRequest.__struct_fields__) | chat()
+    answer = wire.ask(stack.webs[0], alice.secret, body)
+    assert answer.status == 200, answer.body
+
+
+TALK = [
+    {"role": "developer", "content": [{"type": "text", "text": "Be brief."}]},
+    {"role": "user", "name": "alice", "content": [
+        {"type": "text", "text": ""},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "f"}},
+    ]},
+    {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}},
+    ]},
+    {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "4"}]},
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}], "reasoning_content": "Hm."},
+    {"role": "user", "content": "   "},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": TALK},
+        {"stop": ""},
+        {"stop": []},
+        {"stop": "a"},
+        {"stop": ["a", "b", "c", "d"]},
+        {"max_tokens": 7, "max_completion_tokens": 7},
+        {"temperature": 1.4e-45},
+        {"temperature": 2, "top_p": 0, "presence_penalty": -2, "frequency_penalty": 2.0},
+        {"seed": -1, "user": "alice", "logit_bias": {"50256": -100, "1": 1.5}, "metadata": {"a": "b"}},
+        {"seed": 2**63 - 1, "logprobs": True, "top_logprobs": 20},
+        {"logprobs": True, "top_logprobs": 0},
+        {"tools": [TOOL] * 128, "tool_choice": "auto", "parallel_tool_calls": False},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "add"}}},
+        {"tools": [], "tool_choice": "none"},
+        {"tools": [{"type": "function", "function": {"name": "a" * 64}}], "tool_choice": "required"},
+        {"functions": [{"name": "add"}], "function_call": {"name": "add"}},
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": True}}},
+        {"reasoning_effort": "minimal", "verbosity": "low", "modalities": ["text"]},
+        {"stream_options": {"include_usage": True}},
+        {"top_k": 5, "min_p": 0.1, "chat_template_kwargs": {"enable_thinking": False}, "unheard_of": [1, {"a": None}]},
+    ],
+    ids=repr,
+)
+def test_what_is_documented_is_accepted(stack: Stack, alice: Customer, fields: dict[str, Any]) -> None:
+    answer = wire.ask(stack.webs[0], alice.secret, chat(max_tokens=7) | fields)
+    assert answer.status == 200, answer.body
 
 
 @pytest.mark.parametrize(

@@ -24,23 +24,45 @@ contents = (
     | st.none()
     | st.lists(
         st.builds(lambda text: {"type": "text", "text": text}, st.text(max_size=100))
-        | st.builds(lambda data: {"type": "image_url", "image_url": {"url": data}}, st.text(max_size=100)),
+        | st.builds(lambda data: {"type": "image_url", "image_url": {"url": f"data:{data}"}}, st.text(max_size=100)),
         max_size=4,
     )
 )
 messages = st.lists(
     st.builds(
-        lambda role, content, calls: {"role": role, "content": content, **({"tool_calls": calls} if calls else {})},
+        lambda role, content, calls: {
+            "role": role,
+            "content": content,
+            **({"tool_calls": calls} if calls else {}),
+            **({"tool_call_id": "a"} if role == "tool" else {}),
+        },
         st.sampled_from(["system", "user", "assistant", "tool"]),
         contents,
-        st.lists(st.dictionaries(st.text(max_size=9), st.text(max_size=30), max_size=3), max_size=2),
+        st.lists(
+            st.builds(
+                lambda name, arguments: {"id": "a", "function": {"name": name, "arguments": arguments}},
+                st.text(max_size=9),
+                st.text(max_size=30),
+            ),
+            max_size=2,
+        ),
     ),
     min_size=1,
     max_size=6,
 )
 
 
-@given(messages, st.lists(st.dictionaries(st.text(max_size=9), st.text(max_size=40), max_size=3), max_size=3))
+tools = st.builds(
+    lambda description, properties: {
+        "type": "function",
+        "function": {"name": "f", "description": description, "parameters": properties},
+    },
+    st.text(max_size=40),
+    st.dictionaries(st.text(max_size=9), st.text(max_size=40), max_size=3),
+)
+
+
+@given(messages, st.lists(tools, max_size=3))
 def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], tools: list[Any]) -> None:
     body = json.dumps(chat(messages=said, tools=tools)).replace("\\u0000", " ").encode()
     parsed = asyncio.run(requests.parse(body, ChatCompletionRequest))

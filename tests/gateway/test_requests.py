@@ -74,7 +74,7 @@ def test_a_large_body_is_parsed_like_a_small_one() -> None:
 
 @pytest.mark.parametrize("text", ["a" * 4_000_000, "\U0001f600" + "a" * 4_000_000, ["ab"] * 100_000])
 def test_what_is_kept_of_a_body_takes_no_more_memory_than_it_did(text: Any) -> None:
-    body = json.dumps(chat("x", metadata=text) if isinstance(text, list) else chat(text)).encode()
+    body = json.dumps(chat("x", unheard_of=text) if isinstance(text, list) else chat(text)).encode()
     parse(chat())  # What is made once.
     tracemalloc.start()
     try:
@@ -110,7 +110,8 @@ def test_defaults_are_ours_and_the_rest_is_passed_on() -> None:
 
 
 def test_a_message_keeps_fields_that_we_do_not_know() -> None:
-    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}], "reasoning_content": "hm"}
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}", "x": 1}, "index": 0}
+    message = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm"}
     assert forwarded(messages=[message])["messages"] == [message]
 
 
@@ -120,10 +121,12 @@ def test_a_message_keeps_fields_that_we_do_not_know() -> None:
         ({}, 1024),
         ({"max_tokens": 5}, 5),
         ({"max_completion_tokens": 6}, 6),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
+        ({"max_tokens": 6, "max_completion_tokens": 6}, 6),
+        ({"max_tokens": None, "max_completion_tokens": 6}, 6),
+        ({"max_tokens": 5, "max_completion_tokens": None}, 5),
     ],
 )
-def test_the_newer_name_of_max_tokens_wins_and_goes_out_under_the_older(fields: dict[str, int], limit: int) -> None:
+def test_either_name_of_max_tokens_counts_and_the_older_goes_out(fields: dict[str, int], limit: int) -> None:
     body = forwarded(**fields)
     assert body["max_tokens"] == limit
     assert "max_completion_tokens" not in body
@@ -138,6 +141,20 @@ def test_a_stream_always_asks_the_backend_for_its_usage(options: dict[str, Any] 
 def test_null_means_absent() -> None:
     assert "stop" not in forwarded(stop=None)
     assert forwarded(temperature=None)["temperature"] == 0.7
+
+
+@pytest.mark.parametrize("stop", ["", []])
+def test_nothing_to_stop_at_is_not_passed_on(stop: Any) -> None:
+    assert "stop" not in forwarded(stop=stop)
+
+
+@pytest.mark.parametrize("stop", ["a", ["a", "b"]])
+def test_stop_keeps_its_type(stop: Any) -> None:
+    assert forwarded(stop=stop)["stop"] == stop
+
+
+def test_a_temperature_that_is_almost_zero_stays_what_it_is() -> None:
+    assert forwarded(temperature=1.4e-45)["temperature"] == 1.4e-45
 
 
 def test_what_steers_a_backend_is_withheld() -> None:
