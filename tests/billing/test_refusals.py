@@ -77,7 +77,7 @@ def budget(**fields: Any) -> KeyBudget:
     return KeyBudget.objects.create(**fields)
 
 
-def capped_key(**fields: Any) -> None:
+def changed_key(**fields: Any) -> None:
     factories.account().api_keys.update(**fields)
 
 
@@ -199,10 +199,14 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
         lambda: PriceVersion.objects.create(model=factories.language_model(), starts_at=NOW, ends_at=NOW),
     ),
     ("apikey_created_once", repeated_key),
-    ("apikey_spend_cap_has_period", lambda: capped_key(spend_cap=1)),
-    ("apikey_spend_cap_has_period", lambda: capped_key(spend_period="day")),
-    ("apikey_spend_cap_has_period", lambda: capped_key(spend_cap=0, spend_period="day")),
-    ("apikey_spend_cap_has_period", lambda: capped_key(spend_cap=1, spend_period="week")),
+    *(
+        ("apikey_limits_positive", lambda limit=limit: changed_key(**{limit: 0}))
+        for limit in ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
+    ),
+    ("apikey_spend_cap_has_period", lambda: changed_key(spend_cap=1)),
+    ("apikey_spend_cap_has_period", lambda: changed_key(spend_period="day")),
+    ("apikey_spend_cap_has_period", lambda: changed_key(spend_cap=0, spend_period="day")),
+    ("apikey_spend_cap_has_period", lambda: changed_key(spend_cap=1, spend_period="week")),
     ("invitation_role_known", lambda: invitation(role="king")),
     ("rate_unique", repeated_rate),
     (

@@ -62,7 +62,7 @@ ADMIT = (
         "reserve-alone",
         "A call that fits is refused because of a larger one that came with it.",
         "tests/gateway/test_admission.py::test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one",
-        (Edit(ADMISSION, "if not answer.admitted and (answer.available or 0) >= ask.amount:", "if False:"),),
+        (Edit(ADMISSION, "if not answer.admitted and answer.has_room_for(ask.amount):", "if False:"),),
     ),
     Mutant(
         "hold-kept",
