@@ -325,8 +325,14 @@ if PRODUCTION:
 # --- The gateway ---------------------------------------------------------------------------------------------
 
 GATEWAY_LONGEST_CALL_SECONDS = env.integer("GATEWAY_LONGEST_CALL_SECONDS", 600, minimum=10, maximum=7200)
-# The longest silence of a backend, before its first token and between two.
+# The longest silence of a backend in a stream, before its first token and between two.
 GATEWAY_IDLE_SECONDS = env.integer("GATEWAY_IDLE_SECONDS", 100, minimum=1, maximum=3600)
+# The longest silence before a JSON answer, which backends send when it is whole. Node's clients give up after 300 s.
+GATEWAY_ANSWER_SECONDS = env.integer("GATEWAY_ANSWER_SECONDS", 290, minimum=1, maximum=3600)
+# A stream on which nothing came for so long gets a chunk that says nothing: clients give up after a minute or two.
+GATEWAY_KEEPALIVE_SECONDS = env.integer("GATEWAY_KEEPALIVE_SECONDS", 15, minimum=1, maximum=60)
+# A customer who takes nothing of a stream for so long is given up.
+GATEWAY_SLOW_READER_SECONDS = env.integer("GATEWAY_SLOW_READER_SECONDS", 60, minimum=1, maximum=600)
 # Redis away: `closed` refuses calls with 503; `local` lets each process limit by itself, so N processes N times.
 GATEWAY_LIMITS_WITHOUT_REDIS = env.choice("GATEWAY_LIMITS_WITHOUT_REDIS", ["closed", "local"], default="closed")
 GATEWAY_DATABASE_CONNECTIONS = env.integer("GATEWAY_DATABASE_CONNECTIONS", 10, minimum=6, maximum=100)

@@ -17,7 +17,7 @@ from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
 from billing.usage import Outcome, Record
-from gateway import idempotency, metering, relay
+from gateway import errors, frames, idempotency, metering, relay
 from gateway.directory import Model
 from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable, WrongModel
 from gateway.exchange import Exchange
@@ -79,7 +79,11 @@ async def _serve(
         outcome = await relay.run(call, targets, client=process.upstream)
     except Exception as error:
         await _end_free(process, call, reason=error.code if isinstance(error, GatewayError) else "our_error")
-        raise
+        if not exchange.streaming:
+            raise
+        # A keep-alive has opened the stream, so the refusal cannot have a status of its own any more.
+        await exchange.end_stream(frames.failure(errors.translate(error, request_id=exchange.id)))
+        return None
     if outcome is None:
         await _end_free(process, call, reason="client_closed")
         return None

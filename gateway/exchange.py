@@ -7,13 +7,14 @@ stream of server-sent events: sending waits while the customer reads slowly, so 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuids
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
@@ -26,7 +27,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 BODY_SECONDS = 60  # For the whole body.
-LAST_SECONDS = 10  # How long the end of a stream waits for a customer who does not read.
 
 # Browsers may call from any page: a key is sent by the page itself, never by the browser on its own as a cookie is.
 _BROWSER_HEADERS = [
@@ -55,8 +55,10 @@ class Exchange(ASGIRequest):
         self.closed = False
         self.admitted = False  # A hold was committed: from then on its end is what is counted, not a refusal.
         self.streaming = False
+        self.sending = False  # A frame waits for the customer to read.
         self.on_close: Callable[[], None] | None = None
         self.on_frame: Callable[[bytes], None] | None = None  # Sees what a stream sends.
+        self._stirred_at = time.monotonic()
         self._receive = receive
         self._send = send
         self._watch: asyncio.Task[None] | None = None
@@ -100,6 +102,9 @@ class Exchange(ASGIRequest):
     async def _wait_for_close(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._close()
+
+    def _close(self) -> None:
         self.closed = True
         if self.on_close is not None:
             self.on_close()
@@ -108,6 +113,26 @@ class Exchange(ASGIRequest):
         """Nobody here needs the body any more."""
         if self._incoming is not None:
             self._incoming.forget()
+
+    @property
+    def quiet_seconds(self) -> float:
+        """Since something was last sent, or its sending began."""
+        return time.monotonic() - self._stirred_at
+
+    def stir(self) -> None:
+        """From now on it is quiet."""
+        self._stirred_at = time.monotonic()
+
+    def give_up(self) -> None:
+        """Leave a customer who does not read: what waits for them is thrown away with the connection.
+
+        ASGI has no word for that, and returning without the rest would leave the connection to the customer's patience.
+        Behind uvicorn's `send` is its transport; another server closes the connection when we return.
+        """
+        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
+        self._close()
 
     async def answer(self, response: HttpResponse) -> None:
         """Send a whole response. A customer who is gone makes no difference."""
@@ -122,16 +147,21 @@ class Exchange(ASGIRequest):
     async def send_frame(self, frame: bytes) -> None:
         if self.on_frame is not None:
             self.on_frame(frame)
+        self.stir()
+        self.sending = True
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        self.sending = False
 
     async def end_stream(self, frame: bytes) -> None:
         await self._send_last(frame)
 
     async def _send_last(self, piece: bytes) -> None:
         """A customer who does not read is given up, so that nobody can keep us for ever."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_SECONDS):
+        try:
+            async with asyncio.timeout(settings.GATEWAY_SLOW_READER_SECONDS):
                 await self._send({"type": "http.response.body", "body": piece})
+        except TimeoutError:
+            self.give_up()
 
     def end(self) -> None:
         """The exchange is over: its body is gone, and nobody waits for the hang-up any more."""

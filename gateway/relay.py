@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from django.conf import settings
 from django.http import HttpResponse
 
@@ -27,12 +26,13 @@ from billing import money
 from billing.holds import Checkpoint
 from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
-from gateway import answers, requests, upstream
+from gateway import answers, frames, pulse, requests, upstream
 from gateway.answers import Chunks
 from gateway.choices import BackendFailed
 from gateway.directory import Model, Target
-from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, KeyDisabled, Unavailable, envelope
+from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, KeyDisabled, Unavailable
 from gateway.exchange import Exchange
+from gateway.frames import Frames
 from gateway.limits import Lease
 from gateway.metering import Meter, usage_object
 from gateway.requests import Parsed
@@ -67,9 +67,16 @@ class Call:
     stopped: Outcome | None = None
     first_token_ms: int | None = None
     answer: dict[str, Any] | None = None
+    frames: Frames = field(init=False)
+    chunks: Chunks = field(init=False)
     _started: float = field(default_factory=time.monotonic)
     _scope: asyncio.Timeout | None = None
     _hastened: bool = False
+
+    def __post_init__(self) -> None:
+        request = self.parsed.request
+        self.frames = Frames(request, call_id=self.id, model=self.model.public_id, admitted_at=self.admitted_at)
+        self.chunks = Chunks(request)
 
     @property
     def id(self) -> UUID:
@@ -117,6 +124,10 @@ class Call:
         self.parsed.sent()
         self.exchange.forget_body()
 
+    async def open_stream(self) -> None:
+        if not self.exchange.streaming:
+            await self.exchange.start_stream(self.lease.headers)
+
     def checkpoint(self) -> Checkpoint | None:
         """What is owed so far, once the backend has accepted."""
         if not self.accepted or self.target is None:
@@ -128,11 +139,11 @@ class Call:
 async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome | None:
     """Relay the call; a stream's content goes out on the way. Returns how it ended; None means free.
 
-    Raises GatewayError where nothing was sent to the customer yet and the call is free.
+    Raises GatewayError where no content was sent to the customer yet and the call is free.
     """
     outcome = Outcome.COMPLETED
     try:
-        async with call.interruptible():
+        async with call.interruptible(), pulse.kept_alive(call):
             await _attempts(call, targets, client)
     except TimeoutError:
         outcome = _interrupted(call)
@@ -180,6 +191,7 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None
                 raise
             logger.warning("call %s attempt %d: %s", call.id, call.attempt, error)
             failure = error
+            call.chunks = Chunks(call.parsed.request, opened=call.exchange.streaming)
         else:
             return
     raise failure
@@ -194,6 +206,7 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
         requests.forwarded(call.parsed, backend_model=target.backend_model),
         call_id=call.id,
         attempt=call.attempt,
+        patience=settings.GATEWAY_IDLE_SECONDS if request.streamed else settings.GATEWAY_ANSWER_SECONDS,
         on_sent=call.mark_sent,
     ) as response:
         if not request.streamed:
@@ -201,16 +214,15 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
             call.accept()
             call.meter.see_answer(call.answer)
             return
-        chunks = Chunks(request)
         async for event in upstream.events(response):
-            chunk = chunks.mend(event)
+            chunk = call.chunks.mend(event)
             call.meter.see_chunk(chunk)
             if not call.accepted:
                 call.accept()
                 call.first_token_ms = call.elapsed_ms
-                await call.exchange.start_stream(call.lease.headers)
+                await call.open_stream()
             if chunk["choices"]:
-                await call.exchange.send_frame(b"".join(_frame(call, [piece]) for piece in chunk["choices"]))
+                await call.exchange.send_frame(call.frames.chunks(chunk["choices"]))
             if call.meter.finished:
                 call.hasten()
             if call.meter.overrun:
@@ -257,8 +269,8 @@ async def finish(call: Call, record: Record, *, durable: bool) -> HttpResponse |
     """The last bytes, after the record: the usage and [DONE], the JSON answer, or what went wrong."""
     well = record.outcome is Outcome.COMPLETED and durable
     if call.exchange.streaming:
-        end = last_bytes(call, record) if well else _broken_end(record.outcome, durable=durable)
-        await call.exchange.end_stream(end)
+        broken = None if well else frames.failure(_broken(record.outcome, durable=durable))
+        await call.exchange.end_stream(broken or last_bytes(call, record))
         return None
     if call.exchange.closed:
         return None
@@ -270,17 +282,8 @@ async def finish(call: Call, record: Record, *, durable: bool) -> HttpResponse |
 
 def last_bytes(call: Call, record: Record) -> bytes:
     """What a completed call has still to send: the JSON answer, or the last events of a stream."""
-    usage = {"usage": usage_object(call.meter) | {"cost": money.usd(record.charge)}}
-    if call.answer is not None:
-        return msgspec.json.encode(_whole_body(call, call.answer) | usage)
-    if not call.parsed.request.wants_usage:
-        return b"data: [DONE]\n\n"
-    body = _body(call, call.parsed.request.ENDPOINT.chunk_object, []) | usage
-    return b"data: " + msgspec.json.encode(body) + b"\n\ndata: [DONE]\n\n"
-
-
-def _broken_end(outcome: Outcome, *, durable: bool) -> bytes:
-    return b"data: " + envelope(_broken(outcome, durable=durable)) + b"\n\ndata: [DONE]\n\n"
+    usage = usage_object(call.meter) | {"cost": money.usd(record.charge)}
+    return call.frames.ending(usage) if call.answer is None else call.frames.whole(call.answer, usage)
 
 
 def _broken(outcome: Outcome, *, durable: bool) -> GatewayError:
@@ -292,27 +295,3 @@ def _broken(outcome: Outcome, *, durable: bool) -> GatewayError:
     if outcome is Outcome.SERVER_STOPPED:
         return Unavailable("This server is being restarted; the answer ends here.", retryable=False)
     return Unavailable("The model's backend failed; the answer ends here.", retryable=False)
-
-
-def _frame(call: Call, choices: list[dict[str, Any]]) -> bytes:
-    body = _body(call, call.parsed.request.ENDPOINT.chunk_object, choices)
-    if call.parsed.request.wants_usage:
-        body["usage"] = None
-    return b"data: " + msgspec.json.encode(body) + b"\n\n"
-
-
-def _whole_body(call: Call, answer: dict[str, Any]) -> dict[str, Any]:
-    endpoint = call.parsed.request.ENDPOINT
-    if "data" in answer:
-        return {"object": endpoint.object, "model": call.model.public_id, "data": answer["data"]}
-    return _body(call, endpoint.object, answer["choices"])
-
-
-def _body(call: Call, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": f"{call.parsed.request.ENDPOINT.id_prefix}{call.id.hex}",
-        "object": kind,
-        "created": int(call.admitted_at.timestamp()),
-        "model": call.model.public_id,
-        "choices": choices,
-    }

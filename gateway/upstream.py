@@ -16,7 +16,6 @@ from uuid import UUID
 
 import aiohttp
 import msgspec
-from django.conf import settings
 
 from gateway.choices import BackendFailed
 from gateway.directory import Target
@@ -38,15 +37,11 @@ class PromptRefused(Exception):
 
 class Upstream:
     def __init__(self) -> None:
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=settings.GATEWAY_IDLE_SECONDS
-        )
         self._session = aiohttp.ClientSession(
             # Idle connections are given up before the servers do so (uvicorn's 5 s): a POST that meets a closing
             # connection fails, and is not repeated.
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=4),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=timeout,
             trace_configs=[_sent_trace()],
             read_bufsize=2**18,
         )
@@ -64,11 +59,13 @@ class Upstream:
         *,
         call_id: UUID,
         attempt: int,
+        patience: int,
         on_sent: Callable[[], None],
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send the request and wait for a 200; leaving closes the connection unless the answer was read to its end.
 
-        `on_sent` is called when the request goes out. Raises BackendFailed and PromptRefused.
+        `on_sent` is called when the request goes out; `patience`, in seconds, bounds each silence. Raises
+        BackendFailed and PromptRefused.
         """
         headers = {
             "Content-Type": "application/json",
@@ -80,7 +77,12 @@ class Upstream:
         url = f"{target.base_url}{path}"
         try:
             response = await self._session.post(
-                url, data=msgspec.json.encode(body), headers=headers, allow_redirects=False, trace_request_ctx=on_sent
+                url,
+                data=msgspec.json.encode(body),
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=patience),
+                trace_request_ctx=on_sent,
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise BackendFailed(f"{target.backend}: {type(error).__name__}") from None

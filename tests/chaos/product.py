@@ -108,6 +108,7 @@ class Product:
             "FLINT_CREDENTIAL_KEYS": base64.urlsafe_b64encode(b"thirty-two bytes for the tests!!").decode(),
             "SITE_URL": "http://127.0.0.1:8000",
             "GATEWAY_IDLE_SECONDS": str(IDLE_SECONDS),
+            "GATEWAY_ANSWER_SECONDS": str(IDLE_SECONDS),
             "GATEWAY_LONGEST_CALL_SECONDS": "120",
             "PYTHONUNBUFFERED": "1",
         }

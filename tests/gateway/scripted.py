@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -14,10 +15,13 @@ DONE = b"data: [DONE]\n\n"
 WAIT_SECONDS = 10.0
 
 
-def chunk(text: str | None = None, *, finish: str | None = None, index: int = 0, **fields: Any) -> bytes:
+def chunk(
+    text: str | None = None, *, finish: str | None = None, index: int = 0, logprobs: Any = None, **fields: Any
+) -> bytes:
     """One event of a stream."""
     delta = {"content": text} if text is not None else {}
-    body = {"id": "x", "choices": [{"index": index, "delta": delta, "finish_reason": finish}], **fields}
+    choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+    body = {"id": "x", "choices": [choice], **fields}
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
@@ -26,19 +30,30 @@ def usage(prompt: int, completion: int) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
+@dataclass(frozen=True)
+class Endless:
+    """The same bytes for as long as somebody takes them."""
+
+    piece: bytes
+
+
+Step = bytes | threading.Event | Endless
+
+
 class ScriptedBackend:
     """Answers every call with the steps of `script`; an Event among them is waited for."""
 
     def __init__(self) -> None:
-        self.script: list[bytes | threading.Event] = []
+        self.script: list[Step] = []
         self.left_at: float | None = None  # When the last client went away before the script's end.
         self.calls = 0
+        self.sent = 0  # Bytes that the last client took, or that wait on the way.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def play(self, *script: bytes | threading.Event) -> None:
-        self.script, self.left_at, self.calls = list(script), None, 0
+    def play(self, *script: Step) -> None:
+        self.script, self.left_at, self.calls, self.sent = list(script), None, 0, 0
 
     def stop(self) -> None:
         self._listener.close()
@@ -59,6 +74,8 @@ class ScriptedBackend:
             try:
                 connection.sendall(HEAD)
                 for step in script:
+                    while isinstance(step, Endless):
+                        self.sent += connection.send(step.piece)
                     if isinstance(step, bytes):
                         connection.sendall(step)
                     elif not self._wait(connection, step):
