@@ -22,6 +22,9 @@ from billing import money
 
 logger = logging.getLogger(__name__)
 
+BACKEND_SECONDS = 2  # After which a model that is unavailable may be there again.
+RETRY_SECONDS_AT_MOST = 60  # Clients do not wait longer.
+
 
 class GatewayError(exceptions.APIException):
     """`retry_after` is in seconds; `retryable` False tells clients that a repeat cannot help, or would cost again."""
@@ -245,10 +248,15 @@ class Unavailable(GatewayError):
 
 
 class BackendUnavailable(Unavailable):
+    """`asked` is after how many seconds the backend wants to be asked again, if it said so."""
+
     default_code = "model_unavailable"
 
-    def __init__(self) -> None:
-        super().__init__("The model is temporarily unavailable. Nothing was charged; please try again.")
+    def __init__(self, asked: int | None = None) -> None:
+        super().__init__(
+            "The model is temporarily unavailable. Nothing was charged; please try again.",
+            retry_after=BACKEND_SECONDS if asked is None else min(max(asked, 1), RETRY_SECONDS_AT_MOST),
+        )
 
 
 def envelope(error: GatewayError) -> bytes:

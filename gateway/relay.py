@@ -26,11 +26,11 @@ from billing import money
 from billing.holds import Checkpoint
 from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
-from gateway import answers, frames, pulse, requests, upstream
+from gateway import answers, frames, pulse, refusals, requests, upstream
 from gateway.answers import Chunks
 from gateway.choices import BackendFailed
 from gateway.directory import Model, Target
-from gateway.errors import BackendRefusedPrompt, BackendUnavailable, GatewayError, KeyDisabled, Unavailable
+from gateway.errors import BackendUnavailable, GatewayError, KeyDisabled, Unavailable
 from gateway.exchange import Exchange
 from gateway.frames import Frames
 from gateway.limits import Lease
@@ -141,7 +141,7 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
 
     Raises GatewayError where no content was sent to the customer yet and the call is free.
     """
-    outcome = Outcome.COMPLETED
+    outcome, retry_after = Outcome.COMPLETED, None
     try:
         async with call.interruptible(), pulse.kept_alive(call):
             await _attempts(call, targets, client)
@@ -149,10 +149,12 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
         outcome = _interrupted(call)
     except BackendFailed as failure:
         logger.warning("call %s: backend failed: %s", call.id, failure)
+        retry_after = failure.retry_after
         # One that failed to say goodbye after its last token still gave the whole answer.
         outcome = Outcome.COMPLETED if call.meter.finished else Outcome.BACKEND_FAILED
-    except PromptRefused:
-        raise BackendRefusedPrompt("The model refused this request as invalid. Nothing was charged.") from None
+    except PromptRefused as refused:
+        logger.info("call %s: the prompt was refused: %s", call.id, refusals.kind(refused.words))
+        raise refusals.explained(refused.words, call.parsed, context_tokens=call.model.context_tokens) from None
     except Exception:
         if not call.accepted:
             raise
@@ -163,7 +165,7 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
         return outcome
     if outcome is Outcome.CLIENT_CLOSED:
         return None
-    raise _broken(outcome, durable=True) if outcome is Outcome.KEY_DISABLED else BackendUnavailable()
+    raise _broken(outcome, durable=True) if outcome is Outcome.KEY_DISABLED else BackendUnavailable(retry_after)
 
 
 def _interrupted(call: Call) -> Outcome:

@@ -7,6 +7,7 @@ saying that the request itself is wrong. Nothing of a backend's own words, addre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,13 +27,18 @@ CONNECT_SECONDS = 5
 ANSWER_LIMIT = 64 * 2**20  # Bytes of a JSON answer.
 LINE_LIMIT = 2 * 2**20  # Bytes of one event.
 DRAIN_SECONDS = 1
+WORDS_LIMIT, WORDS_SECONDS = 64 * 2**10, 1  # Of what a backend says to a request that it refuses.
 BOM = b"\xef\xbb\xbf"
 # A backend that answers so means that this prompt is wrong, not that the backend is.
 PROMPT_STATUSES = frozenset({400, 413, 422})
 
 
 class PromptRefused(Exception):
-    """The backend refuses this request, and would refuse it again."""
+    """The backend refuses this request, and would refuse it again. `words` is the beginning of what it says."""
+
+    def __init__(self, words: bytes) -> None:
+        super().__init__("the request was refused")
+        self.words = words
 
 
 class Upstream:
@@ -89,7 +95,7 @@ class Upstream:
         del body  # It may be large, and the answer may take minutes.
         try:
             if response.status != 200:
-                raise _refusal(target, response)
+                raise await _refusal(target, response)
             yield response
         finally:
             self._let_go(response)
@@ -193,14 +199,27 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _refusal(target: Target, response: aiohttp.ClientResponse) -> Exception:
+async def _refusal(target: Target, response: aiohttp.ClientResponse) -> Exception:
     """What a status other than 200 means."""
     if response.status in PROMPT_STATUSES:
-        return PromptRefused()
+        return PromptRefused(await _words(response))
     if response.status in (401, 402, 403, 404):
         # Our configuration or our bill there: nothing a customer could mend.
         logger.error("backend %s answers %d: check its credential, balance and models", target.backend, response.status)
-    return BackendFailed(f"{target.backend}: status {response.status}")
+    asked = response.headers.get("Retry-After", "")
+    return BackendFailed(
+        f"{target.backend}: status {response.status}", retry_after=int(asked) if asked.isdecimal() else None
+    )
+
+
+async def _words(response: aiohttp.ClientResponse) -> bytes:
+    """The beginning of a body, as far as it comes soon."""
+    words = b""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        async with asyncio.timeout(WORDS_SECONDS):
+            while len(words) < WORDS_LIMIT and (piece := await response.content.read(WORDS_LIMIT - len(words))):
+                words += piece
+    return words
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

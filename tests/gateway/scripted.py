@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+REFUSAL = HEAD.replace(b"200 OK", b"400 Bad Request").replace(b"text/event-stream", b"application/json")
 DONE = b"data: [DONE]\n\n"
 WAIT_SECONDS = 10.0
 
@@ -44,6 +45,7 @@ class ScriptedBackend:
     """Answers every call with the steps of `script`; an Event among them is waited for."""
 
     def __init__(self) -> None:
+        self.head = HEAD
         self.script: list[Step] = []
         self.left_at: float | None = None  # When the last client went away before the script's end.
         self.calls = 0
@@ -52,7 +54,8 @@ class ScriptedBackend:
         self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def play(self, *script: Step) -> None:
+    def play(self, *script: Step, head: bytes = HEAD) -> None:
+        self.head = head
         self.script, self.left_at, self.calls, self.sent = list(script), None, 0, 0
 
     def stop(self) -> None:
@@ -68,11 +71,11 @@ class ScriptedBackend:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
-            script = list(self.script)
+            head, script = self.head, list(self.script)
             self._read_request(connection)
             self.calls += 1
             try:
-                connection.sendall(HEAD)
+                connection.sendall(head)
                 for step in script:
                     while isinstance(step, Endless):
                         self.sent += connection.send(step.piece)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from billing.models import ReleasedHolds
 from tests.gateway import wire
 from tests.gateway.conftest import Lab
 from tests.gateway.customers import Customer, chat, customer
+from tests.gateway.scripted import REFUSAL, Endless
 from tests.stack import Stack, until
 
 pytestmark = pytest.mark.usefixtures("committed")
@@ -57,6 +60,33 @@ def test_a_prompt_that_the_backend_refuses_is_400_and_free(stack: Stack, alice: 
     assert (answer.status, answer.error["code"]) == (400, "invalid_prompt")
     assert "worker" not in answer.error["message"]
     assert_free(alice, "invalid_prompt")
+
+
+def test_a_prompt_that_is_too_long_for_the_backend_is_told_so(stack: Stack, lab: Lab, alice: Customer) -> None:
+    words = b"This model's maximum context length is 4096 tokens at /srv/m. However, you requested 5000 tokens"
+    lab.scripted.play(b'{"object":"error","message":"%b","code":400}' % words, head=REFUSAL)
+    answer = wire.ask(stack.webs[0], alice.secret, chat(model=lab.of_script))
+    assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
+    assert "maximum context length is 100000 tokens" in answer.error["message"]
+    assert b"4096" not in answer.body
+    assert_free(alice, "context_length_exceeded")
+
+
+def test_a_refusal_that_does_not_end_is_not_waited_for(stack: Stack, lab: Lab, alice: Customer) -> None:
+    lab.scripted.play(b'{"error": {"param": "temperature"', threading.Event(), head=REFUSAL)
+    started = time.monotonic()
+    answer = wire.ask(stack.webs[0], alice.secret, chat(model=lab.of_script, temperature=0.5))
+    assert (answer.status, answer.error["code"]) == (400, "invalid_prompt")
+    assert time.monotonic() - started < 3
+    lab.scripted.play(Endless(b"x" * 2**16), head=REFUSAL)
+    assert wire.ask(stack.webs[0], alice.secret, chat(model=lab.of_script)).status == 400
+    assert lab.scripted.sent < 16 * 2**20
+
+
+@pytest.mark.parametrize(("asked", "told"), [("7", 7), ("0", 1), ("900", 60), ("soon", 2), ("-5", 2)])
+def test_a_busy_backend_says_when_to_come_again(stack: Stack, alice: Customer, asked: str, told: int) -> None:
+    answer = wire.ask(stack.webs[0], alice.secret, chat(f"[demo: status=429 retry_after={asked}]"))
+    assert (answer.status, answer.retry_after) == (503, told)
 
 
 def test_a_model_without_a_backend_or_with_a_dead_one_is_503_and_free(stack: Stack, lab: Lab) -> None:
