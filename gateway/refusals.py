@@ -8,6 +8,7 @@ customer sent.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Reason:
     is_media: bool = False
 
     def fits(self, text: str, parsed: Parsed) -> bool:
-        has_it = not parsed.request.text_only if self.is_media else bool(parsed.fields.get(self.param))
+        has_it = not parsed.text_only if self.is_media else self.param in parsed.fields
         return has_it and self.about.search(text) is not None
 
 
@@ -87,7 +88,7 @@ def kind(words: bytes) -> str:
     return " ".join(word for word in known if _WORD.fullmatch(word)) or "for a reason of its own"
 
 
-def _named(words: bytes, text: str, fields: dict[str, Any]) -> str | None:
+def _named(words: bytes, text: str, fields: Container[str]) -> str | None:
     """The parameter of the customer's that the words name, in one of the ways of backends."""
     error, detail = _error(words), _decoded(words).get("detail")
     paths = [str(error.get("param")).split(".")]
