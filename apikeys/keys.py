@@ -90,6 +90,16 @@ class KeyFacts:
     key_concurrent_requests: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a key is told from others."""
+
+    name: str
+    display: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
 def create(
     *,
     account: Account,
@@ -313,6 +323,14 @@ async def find(connection: AsyncConnection[object], digest: bytes) -> KeyFacts |
         return await cursor.fetchone()
 
 
+async def naming(connection: AsyncConnection[object], key_id: int) -> Naming:
+    """Of a key that there is."""
+    async with connection.cursor(row_factory=class_row(Naming)) as cursor:
+        await cursor.execute(_NAMING, [key_id])
+        rows = await cursor.fetchall()
+    return rows[0]
+
+
 async def disabled(database: AsyncConnection[object], key_ids: Iterable[int]) -> set[int]:
     """Which of these keys may no longer be used: revoked or disabled, or their account is."""
     async with database.cursor(row_factory=tuple_row) as cursor:
@@ -339,6 +357,8 @@ SELECT key.id AS key_id, account.id AS account_id,
   JOIN accounts_tier tier ON tier.id = account.tier_id
  WHERE key.digest = %s AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
 """
+
+_NAMING = "SELECT name, display, created_at, expires_at FROM apikeys_apikey WHERE id = %s"
 
 _DISABLED = """
 SELECT key.id FROM apikeys_apikey key JOIN accounts_account account ON account.id = key.account_id

@@ -15,18 +15,24 @@ from uuid import UUID
 
 import msgspec
 from django.http import HttpResponse
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from psycopg import AsyncConnection
 
-from billing import inquiries, money, periods
+from apikeys import keys
+from apikeys.keys import KeyFacts
+from apikeys.models import SpendPeriod
+from billing import budgets, inquiries, money, periods
+from billing.budgets import Budget
 from billing.inquiries import Generation, Grouping, Place, Used
 from billing.usage import Outcome, Source
 from gateway import requests
+from gateway.allowances import Limit, Look
 from gateway.database import AWAY
 from gateway.errors import GenerationNotFound, InvalidRequest, Unavailable
 from gateway.exchange import Exchange
 from gateway.views import GatewayView, json_response
 
+LIMITS: tuple[Limit, ...] = ("requests", "tokens", "concurrency")
 QUERY_FIELDS = 50
 DAYS_SHOWN = 30
 DAYS_AT_MOST = 366
@@ -36,7 +42,6 @@ _GENERATION_ID = re.compile(
     r"(?:chatcmpl-|cmpl-|req_)?([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII | re.IGNORECASE
 )
 _ID_PREFIXES = {"completion": "cmpl-", "embedding": "req_"}
-_PAGE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})\.([0-9]{1,18})\.([0-9]{1,18})", re.ASCII)
 
 Amount = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]{1,12})?$", description="USD, exact, as a decimal string.")]
 Count = Annotated[int, Meta(ge=0)]
@@ -100,16 +105,55 @@ class BalanceAnswer(Struct):
     posted: Amount
 
 
+class Left(Struct):
+    """A limit, and what of it is left now."""
+
+    limit: Count
+    remaining: Count
+
+
+class Limits(Struct):
+    """Those that can refuse a call of this key: the account's, or tighter ones of the key itself."""
+
+    requests_per_minute: Left
+    tokens_per_minute: Left
+    concurrent_requests: Left
+
+
+class SpendCap(Struct):
+    """What the key may spend in each period; null where only the balance counts. `held` is for calls that run now."""
+
+    amount: Amount
+    period: SpendPeriod
+    spent: Amount
+    held: Amount
+    remaining: Amount
+    resets: int | None
+
+
+class KeyAnswer(Struct):
+    """The key that asks."""
+
+    id: int
+    object: Literal["key"]
+    name: str
+    display: str
+    created: int
+    expires: int | None
+    limits: Limits
+    spend_cap: SpendCap | None
+
+
 class UsageQuery(Struct):
     """Whole days of UTC, both included. By default the last 30, one row for each day that had calls."""
 
-    start: date | None = None
-    end: date | None = None
+    start: date | UnsetType = UNSET
+    end: date | UnsetType = UNSET
     group_by: list[Grouping] = msgspec.field(default_factory=lambda: ["day"])
-    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    api_key: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    api_key: Annotated[int, Meta(ge=1, le=2**63 - 1)] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    page: Annotated[str, Meta(max_length=60, description="The `next_page` of the page before.")] | None = None
+    page: Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\.[0-9]{1,18}\.[0-9]{1,18}\Z")] | UnsetType = UNSET
 
 
 class UsageRow(Struct):
@@ -149,16 +193,16 @@ class AccountView(GatewayView):
             raise Unavailable("Our database is away or busy for a moment. Please try again.") from None
 
     @property
-    def account_id(self) -> int:
+    def key(self) -> KeyFacts:
         assert self.request.key is not None  # noqa: S101  # dispatch authenticated.
-        return self.request.key.account_id
+        return self.request.key
 
 
 class GenerationView(AccountView):
     async def get(self, request: Exchange, generation_id: str) -> HttpResponse:
         call_id = _call_id(generation_id)
         async with self.database() as database:
-            found = await inquiries.generation(database, account_id=self.account_id, call_id=call_id)
+            found = await inquiries.generation(database, account_id=self.key.account_id, call_id=call_id)
         if found is None:
             raise _not_found()
         return json_response(_generation(found))
@@ -167,7 +211,7 @@ class GenerationView(AccountView):
 class BalanceView(AccountView):
     async def get(self, request: Exchange) -> HttpResponse:
         async with self.database() as database:
-            balance = await inquiries.balance(database, account_id=self.account_id)
+            balance = await inquiries.balance(database, account_id=self.key.account_id)
         amounts = (money.usd(amount) for amount in (balance.available, balance.held, balance.posted))
         return json_response(BalanceAnswer("balance", "USD", *amounts))
 
@@ -179,13 +223,13 @@ class UsageView(AccountView):
         async with self.database() as database:
             rows = await inquiries.usage(
                 database,
-                account_id=self.account_id,
+                account_id=self.key.account_id,
                 period=periods.of_days(first, last),
                 by=query.group_by,
                 limit=query.limit + 1,
-                after=_place(query.page),
-                model=query.model,
-                api_key_id=query.api_key,
+                after=_place(query.page) if query.page else None,
+                model=query.model or None,
+                api_key_id=query.api_key or None,
             )
         shown = rows[: query.limit]
         more = len(rows) > query.limit
@@ -200,6 +244,41 @@ class UsageView(AccountView):
             next_page=_page(shown[-1].place) if more else None,
         )
         return json_response(answer)
+
+
+class KeyView(AccountView):
+    async def get(self, request: Exchange) -> HttpResponse:
+        look = await self.process.limits.look(self.key)
+        async with self.database() as database:
+            name = await keys.naming(database, self.key.key_id)
+            budget = await budgets.of_key(database, self.key.key_id, now=datetime.now(UTC))
+        answer = KeyAnswer(
+            id=self.key.key_id,
+            object="key",
+            name=name.name,
+            display=name.display,
+            created=int(name.created_at.timestamp()),
+            expires=int(name.expires_at.timestamp()) if name.expires_at else None,
+            limits=Limits(*(_left(look, limit) for limit in LIMITS)),
+            spend_cap=_cap(budget) if budget else None,
+        )
+        return json_response(answer)
+
+
+def _left(look: Look, limit: Limit) -> Left:
+    standing = look.tightest(limit)
+    return Left(getattr(standing.allowance.limits, limit), standing.left(limit))
+
+
+def _cap(budget: Budget) -> SpendCap:
+    return SpendCap(
+        amount=money.usd(budget.cap),
+        period=budget.period,
+        spent=money.usd(budget.spent),
+        held=money.usd(budget.held),
+        remaining=money.usd(budget.left),
+        resets=int(budget.resets_at.timestamp()) if budget.resets_at else None,
+    )
 
 
 def _call_id(text: str) -> UUID:
@@ -297,13 +376,9 @@ def _page(place: Place) -> str:
     return f"{place.day.isoformat()}.{place.model_id}.{place.api_key_id}"
 
 
-def _place(page: str | None) -> Place | None:
-    if page is None:
-        return None
-    parts = _PAGE.fullmatch(page)
+def _place(page: str) -> Place:
+    day, model_id, api_key_id = page.split(".")
     try:
-        if parts is not None:
-            return Place(date.fromisoformat(parts[1]), int(parts[2]), int(parts[3]))
+        return Place(date.fromisoformat(day), int(model_id), int(api_key_id))
     except ValueError:
-        pass
-    raise InvalidRequest("This is no `next_page` of ours.", param="page")
+        raise InvalidRequest("This is no `next_page` of ours.", param="page") from None

@@ -11,6 +11,7 @@ urlpatterns = [
     path("v1/completions", views.CompletionsView.as_view()),
     path("v1/embeddings", views.EmbeddingsView.as_view()),
     path("v1/generations/<str:generation_id>", account_views.GenerationView.as_view()),
+    path("v1/key", account_views.KeyView.as_view()),
     path("v1/balance", account_views.BalanceView.as_view()),
     path("v1/usage", account_views.UsageView.as_view()),
 ]

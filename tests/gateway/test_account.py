@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from apikeys import keys
-from apikeys.models import ApiKey
+from apikeys.keys import SpendCap
+from apikeys.models import ApiKey, SpendPeriod
 from billing import money, partitions
 from billing.models import UsageRecord, Wallet
 from tests import factories
@@ -161,6 +162,67 @@ class TestBalance:
         Wallet.objects.filter(pk=debtor.account.pk).update(posted=0)
 
 
+class TestKey:
+    def test_it_is_named_with_its_limits_and_what_is_left_of_them(
+        self, stack: Stack, lab: Lab, alice: Customer
+    ) -> None:
+        go_on, tier = threading.Event(), alice.account.tier
+        lab.scripted.play(chunk("one"), go_on, chunk(finish="stop"), usage(3, 1), DONE)
+        with wire.stream(stack.webs[0], alice.secret, chat(model=lab.of_script)) as opened:
+            opened.read(1)
+            found = seen(stack, alice, "key")
+            head = opened.answer
+            go_on.set()
+        assert found == {
+            "id": alice.key.pk,
+            "object": "key",
+            "name": "a key",
+            "display": alice.key.display,
+            "created": int(alice.key.created_at.timestamp()),
+            "expires": None,
+            "limits": {
+                "requests_per_minute": {"limit": tier.requests_per_minute, "remaining": head.left("requests")},
+                "tokens_per_minute": {"limit": tier.tokens_per_minute, "remaining": head.left("tokens")},
+                "concurrent_requests": {
+                    "limit": tier.concurrent_requests, "remaining": tier.concurrent_requests - 1,
+                },
+            },
+            "spend_cap": None,
+        }  # fmt: skip
+
+    def test_a_tighter_limit_of_its_own_is_the_one_that_is_told(self, stack: Stack, alice: Customer) -> None:
+        keys.set_limits(key=alice.key, requests_per_minute=3, tokens_per_minute=None, concurrent_requests=None)
+        limits = until(lambda: self.limited(stack, alice, 3))
+        assert limits["requests_per_minute"]["remaining"] == 3
+        assert limits["tokens_per_minute"]["limit"] == alice.account.tier.tokens_per_minute
+
+    def limited(self, stack: Stack, who: Customer, requests: int) -> Any:
+        limits = seen(stack, who, "key")["limits"]
+        return limits if limits["requests_per_minute"]["limit"] == requests else None
+
+    def test_its_expiry_is_told(self, stack: Stack, alice: Customer) -> None:
+        expires_at = datetime.now(UTC) + timedelta(days=1)
+        keys.set_expiry(key=alice.key, expires_at=expires_at)
+        assert seen(stack, alice, "key")["expires"] == int(expires_at.timestamp())
+
+    def test_its_spend_cap_and_what_is_left_of_it(self, stack: Stack, alice: Customer) -> None:
+        keys.set_spend_cap(key=alice.key, cap=SpendCap(10**12, SpendPeriod.DAY))
+        fresh = seen(stack, alice, "key")["spend_cap"]
+        wire.ask(stack.webs[0], alice.secret, chat())
+        charge = alice.only_record().charge
+        tomorrow = datetime.combine(datetime.now(UTC).date() + timedelta(days=1), time(), UTC)
+        assert fresh == {
+            "amount": "1", "period": "day", "spent": "0", "held": "0", "remaining": "1",
+            "resets": int(tomorrow.timestamp()),
+        }  # fmt: skip
+        spent = {"spent": money.usd(charge), "remaining": money.usd(10**12 - charge)}
+        assert seen(stack, alice, "key")["spend_cap"] == {**fresh, **spent}
+
+    def test_a_cap_in_total_never_starts_again(self, stack: Stack, alice: Customer) -> None:
+        keys.set_spend_cap(key=alice.key, cap=SpendCap(5, SpendPeriod.TOTAL))
+        assert seen(stack, alice, "key")["spend_cap"]["resets"] is None
+
+
 class TestUsage:
     @pytest.fixture
     def today(self) -> date:
@@ -265,7 +327,7 @@ class TestUsage:
         assert look(stack, alice, "usage", format="html", utm_source="x").status == 200
 
 
-@pytest.mark.parametrize("path", ["generations/x", "balance", "usage"])
+@pytest.mark.parametrize("path", ["generations/x", "balance", "usage", "key"])
 def test_each_wants_a_key_that_works_and_no_other_method(stack: Stack, alice: Customer, path: str) -> None:
     assert look(stack, None, path).status == 401
     for method in ("POST", "DELETE"):

@@ -193,6 +193,14 @@ def test_a_json_answer_says_what_it_cost_in_its_head_too(stack: Stack, lab: Lab,
     assert alice.only_record().charge == 40 * INPUT_RATE + 5 * OUTPUT_RATE == 155
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_replayed_answer_says_in_its_head_that_it_cost_nothing(stack: Stack, alice: Customer, streamed: bool) -> None:
+    headers = {"Idempotency-Key": "once"}
+    first, second = [wire.ask(stack.webs[0], alice.secret, chat(stream=streamed), headers=headers) for _ in range(2)]
+    assert second.body == first.body
+    assert second.headers["x-flint-cost-usd"] == "0"
+
+
 def test_an_explicit_zero_is_a_value(stack: Stack, alice: Customer) -> None:
     wire.ask(stack.webs[0], alice.secret, chat("[demo: tokens=5 usage_prompt=0 usage_completion=0 usage_cached=0]"))
     record = alice.only_record()
