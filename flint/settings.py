@@ -337,6 +337,19 @@ GATEWAY_SLOW_READER_SECONDS = env.integer("GATEWAY_SLOW_READER_SECONDS", 60, min
 GATEWAY_LIMITS_WITHOUT_REDIS = env.choice("GATEWAY_LIMITS_WITHOUT_REDIS", ["closed", "local"], default="closed")
 GATEWAY_DATABASE_CONNECTIONS = env.integer("GATEWAY_DATABASE_CONNECTIONS", 10, minimum=6, maximum=100)
 
+REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "gateway.openapi.GatewaySchema"}
+SPECTACULAR_SETTINGS = {
+    "OAS_VERSION": "3.1.1",
+    "TITLE": "Flint API",
+    "VERSION": "1",
+    "DESCRIPTION": "An OpenAI-compatible API: change base_url and key, and keep your SDK.",
+    "SERVERS": [{"url": SITE_URL}],
+    "CONTACT": {"email": SUPPORT_EMAIL},
+    "APPEND_COMPONENTS": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "tk-..."}}},
+    "SORT_OPERATIONS": False,
+    "POSTPROCESSING_HOOKS": [],
+}
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -48,6 +48,11 @@ class GatewayError(exceptions.APIException):
     def code(self) -> str:
         return self.default_code
 
+    @classmethod
+    def codes(cls) -> list[str]:
+        """Every code that a refusal of this kind can have."""
+        return [cls.default_code]
+
 
 class InvalidKey(GatewayError):
     status_code = 401
@@ -207,6 +212,10 @@ class RateLimited(GatewayError):
     @property
     def code(self) -> str:
         return f"rate_limit_exceeded_{self.limit}"
+
+    @classmethod
+    def codes(cls) -> list[str]:
+        return [f"rate_limit_exceeded_{limit}" for limit in ("requests", "tokens", "concurrency")]
 
 
 class InsufficientBalance(GatewayError):

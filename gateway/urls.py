@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from gateway import account_views, views
+from gateway import account_views, openapi, views
 
 urlpatterns = [
     path("v1/models", views.ModelListView.as_view()),
@@ -14,4 +14,5 @@ urlpatterns = [
     path("v1/key", account_views.KeyView.as_view()),
     path("v1/balance", account_views.BalanceView.as_view()),
     path("v1/usage", account_views.UsageView.as_view()),
+    path("v1/openapi.json", openapi.OpenApiView.as_view()),
 ]

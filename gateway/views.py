@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from django.http import HttpResponse
+from msgspec import Struct
 from rest_framework.views import APIView
 
 from billing import money
@@ -23,6 +24,36 @@ from gateway.requests import Request
 
 ALLOWED_HEADERS = "Authorization, Content-Type, *"  # `*` does not stand for Authorization.
 PREFLIGHT_SECONDS = 86400  # How long a browser need not ask again.
+
+
+class Prices(Struct):
+    """For so many tokens."""
+
+    currency: Literal["USD"]
+    per_tokens: int
+    input: str
+    cached_input: str
+    output: str
+
+
+class ModelAnswer(Struct):
+    """OpenAI's model object, and what a buyer wants to know."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    name: str
+    family: str
+    type: str
+    context: int
+    max_output: int
+    prices: Prices
+
+
+class ModelListAnswer(Struct):
+    object: Literal["list"]
+    data: list[ModelAnswer]
 
 
 class GatewayView(APIView):
@@ -76,7 +107,7 @@ class ModelListView(GatewayView):
 
     async def get(self, request: Exchange) -> HttpResponse:
         models = [_entry(*sold) for sold in self.process.directory.on_sale(datetime.now(UTC)) if not sold[0].hidden]
-        return json_response({"object": "list", "data": models})
+        return json_response(ModelListAnswer("list", models))
 
 
 class ModelView(GatewayView):
@@ -112,27 +143,26 @@ class EmbeddingsView(CallView):
     form = EmbeddingRequest
 
 
-def _entry(model: Model, price: Price) -> dict[str, Any]:
-    """OpenAI's model object, and what a buyer wants to know: prices are USD per million tokens."""
+def _entry(model: Model, price: Price) -> ModelAnswer:
     rates = price.rates(0)
-    return {
-        "id": model.public_id,
-        "object": "model",
-        "created": int(model.created_at.timestamp()),
-        "owned_by": model.family,
-        "name": model.name,
-        "family": model.family,
-        "type": model.type,
-        "context": model.context_tokens,
-        "max_output": model.max_output_tokens,
-        "prices": {
-            "currency": "USD",
-            "per_tokens": 1_000_000,
-            "input": money.usd_per_million(rates.input),
-            "cached_input": money.usd_per_million(rates.cached_input),
-            "output": money.usd_per_million(rates.output),
-        },
-    }
+    return ModelAnswer(
+        id=model.public_id,
+        object="model",
+        created=int(model.created_at.timestamp()),
+        owned_by=model.family,
+        name=model.name,
+        family=model.family,
+        type=model.type,
+        context=model.context_tokens,
+        max_output=model.max_output_tokens,
+        prices=Prices(
+            currency="USD",
+            per_tokens=1_000_000,
+            input=money.usd_per_million(rates.input),
+            cached_input=money.usd_per_million(rates.cached_input),
+            output=money.usd_per_million(rates.output),
+        ),
+    )
 
 
 def json_response(body: object) -> HttpResponse:
