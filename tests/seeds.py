@@ -7,4 +7,5 @@ import os
 CHAOS = 20_261_123
 SETTLE_ORDER = 1
 WALLET_MODEL = int(os.environ.get("WALLET_MODEL_SEED", "1"))
-LINE = f"seeds: chaos {CHAOS}, settle order {SETTLE_ORDER}, wallet model {WALLET_MODEL}"
+LIMITS = int(os.environ.get("LIMITS_SEED", "1"))
+LINE = f"seeds: chaos {CHAOS}, settle order {SETTLE_ORDER}, wallet model {WALLET_MODEL}, limits {LIMITS}"
