@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     bootstrap.insist_on_platform()
     bootstrap.enter("dev")
-    programs.install(programs.CHROMIUM)
+    programs.install(programs.CHROMIUM, programs.CURL, programs.NODE, programs.NPM, programs.GO)
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606  No shell is wanted.
 
 

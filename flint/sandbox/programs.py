@@ -39,6 +39,11 @@ CHROMIUM = Program(
     ),
 )
 FAKETIME = Program("faketime", ("faketime",))
+CURL = Program("curl", ("curl",))
+# For the clients of /v1 in other languages.
+NODE = Program("nodejs", ("node",))
+NPM = Program("npm", ("npm",))
+GO = Program("golang-go", ("go",))
 
 
 def install(*wanted: Program) -> None:

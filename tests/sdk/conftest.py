@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.gateway.customers import Customer, customer
+from tests.sdk.clients import CLIENTS, Client, Runner
+from tests.stack import Stack
+
+AT_A_TIME = 3  # Installations; each keeps a core busy.
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for a `client` runs with each; `of_clients` says which of them it is about."""
+    if "client" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("of_clients")
+        chosen = [client for client in CLIENTS if marker is None or marker.kwargs["those"](client)]
+        metafunc.parametrize("client", chosen, ids=lambda client: client.name)
+
+
+@pytest.fixture(scope="session")
+def runners(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Runner]]]:
+    """All clients of this run, installed and started at once, since some take seconds to import themselves."""
+    folder = tmp_path_factory.mktemp("sdk")
+    parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = {found["client"].name: found["client"] for found in parameters if "client" in found}
+    with ThreadPoolExecutor(AT_A_TIME) as starting:
+        started = {
+            name: starting.submit(Runner, client, folder / f"{name}.log")
+            for name, client in wanted.items()
+            if not client.missing
+        }
+    yield started
+    for runner in started.values():
+        if runner.exception() is None:
+            runner.result().stop()
+
+
+@pytest.fixture
+def runner(runners: dict[str, Future[Runner]], client: Client) -> Runner:
+    if client.missing:
+        pytest.skip(f"{client.name}: {'; '.join(client.missing)}")
+    return runners[client.name].result()
+
+
+@pytest.fixture
+def alice(committed: None) -> Customer:
+    return customer()
+
+
+@pytest.fixture
+def base_url(stack: Stack) -> str:
+    return stack.api_base

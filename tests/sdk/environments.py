@@ -1,0 +1,95 @@
+"""The locked environment of each client: installed once for a lock file, and found again by the next run.
+
+They are in .sdk in the checkout, each in a folder that is named for what it was made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flint.sandbox.bootstrap import ROOT
+
+FOLDER = ROOT / ".sdk"
+LOCKS = Path(__file__).parent
+INSTALL_SECONDS = 600
+
+
+def python(name: str) -> Path:
+    """The folder of a virtual environment with what the client's requirements.txt locks."""
+    lock = LOCKS / name / "requirements.txt"
+
+    def make(folder: Path) -> None:
+        uv = str(Path(sys.executable).with_name("uv"))
+        _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)])
+        interpreter = str(folder / "bin" / "python")
+        _run([uv, "pip", "sync", "--quiet", "--require-hashes", "--python", interpreter, str(lock)])
+
+    return _made(name, [lock], make, salt=sys.version)
+
+
+def node(name: str) -> Path:
+    """The folder with the client's node_modules."""
+    files = [LOCKS / name / "package.json", LOCKS / name / "package-lock.json"]
+
+    def make(folder: Path) -> None:
+        for file in files:
+            shutil.copy(file, folder)
+        _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], folder)
+
+    return _made(name, files, make)
+
+
+def go(name: str) -> Path:
+    """The folder of the client's program, `runner`."""
+    source = LOCKS / name
+    # Never another toolchain or another version than the one that is locked and here.
+    environment = {
+        **{"GOTOOLCHAIN": "local", "GOMODCACHE": str(FOLDER / "go-modules"), "GOFLAGS": "-mod=readonly -modcacherw"},
+        **{name: value for name, value in os.environ.items() if name in ("GOMODCACHE", "GOFLAGS")},
+    }
+
+    def make(folder: Path) -> None:
+        _run(["go", "build", "-o", str(folder / "runner"), "."], source, environment)
+
+    return _made(name, sorted(source.iterdir()), make)
+
+
+def _made(name: str, files: list[Path], make: Callable[[Path], None], *, salt: str = "") -> Path:
+    """The folder that `make` fills, unless it was filled from the same files before."""
+    digest = hashlib.sha256(salt.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    folder = FOLDER / f"{name}-{digest}"
+    if folder.exists():
+        return folder
+    unfinished = FOLDER / f"{folder.name}.{os.getpid()}"
+    unfinished.mkdir(parents=True)
+    try:
+        make(unfinished)
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.exists():  # Else another run was faster.
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _run(command: list[str], folder: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")

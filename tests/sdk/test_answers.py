@@ -1,0 +1,103 @@
+"""What each client gets: answers, streams, tools, documents, and a usage that is the usage that is charged."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.gateway.customers import Customer
+from tests.sdk.clients import MODEL, Client, Note, Runner
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+# Long enough that a repeat is read from the backend's cache.
+PROMPT = "Tell me of the tides. " * 40
+
+
+def assert_charged_as_seen(note: Note, customer: Customer) -> None:
+    record = customer.settled(1)[-1]
+    assert note.id in (None, f"chatcmpl-{record.pk.hex}")
+    assert note.usage == {
+        "input": record.input_tokens,
+        "cached": record.cached_input_tokens,
+        "output": record.output_tokens,
+        "reasoning": record.reasoning_tokens,
+    }
+    assert record.finish_reason == note.finish
+
+
+def test_an_answer_and_its_usage(client: Client, runner: Runner, base_url: str, alice: Customer) -> None:
+    note = runner.run("chat", base_url=base_url, key=alice.secret, text=PROMPT)
+    assert note.text is not None
+    assert "Tell me of the tides" in note.text
+    assert note.finish == "stop"
+    assert_charged_as_seen(note, alice)
+
+
+def test_a_stream_says_the_same_and_its_usage_is_charged(
+    client: Client, runner: Runner, base_url: str, alice: Customer
+) -> None:
+    whole = runner.run("chat", base_url=base_url, key=alice.secret, text=PROMPT)
+    note = runner.run("stream", base_url=base_url, key=alice.secret, text=PROMPT)
+    assert (note.text, note.finish) == (whole.text, "stop")
+    alice.settled(2)
+    assert_charged_as_seen(note, alice)
+    assert note.usage is not None
+    assert note.usage["cached"] > 0
+
+
+def test_reasoning_is_counted_and_kept_out_of_the_text(
+    client: Client, runner: Runner, base_url: str, alice: Customer
+) -> None:
+    note = runner.run("stream", base_url=base_url, key=alice.secret, text="Why?", model="kimi-k2-thinking")
+    assert note.text is not None
+    assert "demo backend" in note.text
+    assert "The question is about" not in note.text
+    assert note.usage is not None
+    assert note.usage["reasoning"] > 0
+    assert_charged_as_seen(note, alice)
+
+
+@pytest.mark.parametrize("do", ["chat", "stream"])
+def test_max_tokens_cuts_an_answer(client: Client, runner: Runner, base_url: str, alice: Customer, do: str) -> None:
+    options = {"max_tokens": 7}
+    note = runner.run(do, base_url=base_url, key=alice.secret, text=PROMPT, options=options)
+    assert note.finish == "length"
+    assert note.usage is not None
+    assert note.usage["output"] == 7
+
+
+@pytest.mark.parametrize("do", ["tools", "tools_stream"])
+def test_a_required_tool_is_called_and_its_result_answered(
+    client: Client, runner: Runner, base_url: str, alice: Customer, do: str
+) -> None:
+    options = {"tool_choice": "required"}
+    note = runner.run(do, base_url=base_url, key=alice.secret, text="How is the weather?", options=options)
+    assert note.calls == [["weather", {"city": "How is the weather", "days": note.calls[0][1]["days"]}]]
+    assert note.finish == "tool_calls"
+    assert note.text is not None
+    assert "How is the weather" in note.text
+    assert [record.finish_reason for record in alice.settled(2)] == ["tool_calls", "stop"]
+
+
+@pytest.mark.parametrize("do", ["tools", "tools_stream"])
+def test_parallel_tools_arrive_whole(client: Client, runner: Runner, base_url: str, alice: Customer, do: str) -> None:
+    note = runner.run(do, base_url=base_url, key=alice.secret, text="How is the weather? [demo: tool_calls=3]")
+    assert [name for name, _ in note.calls] == ["weather", "clock", "weather"]
+    assert note.calls[1][1] == {"zone": "How is the weather"}
+    assert note.finish == "tool_calls"
+
+
+def test_a_document_of_the_asked_form(client: Client, runner: Runner, base_url: str, alice: Customer) -> None:
+    note = runner.run("document", base_url=base_url, key=alice.secret, text="The old harbour")
+    assert note.document is not None
+    assert note.document["name"] == "The old harbour"
+    assert note.document["open"] is True
+    assert note.document["ships"] == ["The old harbour"] * 2
+    assert isinstance(note.document["berths"], int)
+
+
+@pytest.mark.of_clients(those=lambda client: client.lists_models)
+def test_the_models_are_listed_and_found(client: Client, runner: Runner, base_url: str, alice: Customer) -> None:
+    note = runner.run("models", base_url=base_url, key=alice.secret, text="")
+    assert {MODEL, "deepseek-v4-pro"} <= set(note.models)
+    assert note.one == MODEL
