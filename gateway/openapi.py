@@ -190,7 +190,20 @@ MEANINGS = {
     "frequency_penalty": "Above 0, words that came often come less.",
     "prompt": "A text, several texts, a list of token ids, or several of those.",
     "suffix": "What comes after the generated text.",
-    "logprobs": "How many of the likeliest tokens to tell the probability of.",
+    "user": "Who asks, for the backend's eyes.",
+    "seed": "The same seed makes the same answer likelier.",
+    "logit_bias": "Tokens to make likelier or less likely.",
+    "tools": "The functions that the model may call.",
+    "tool_choice": "Whether it calls one, and which.",
+    "parallel_tool_calls": "Whether it may call several at once.",
+    "functions": "The older form of tools.",
+    "function_call": "The older form of tool_choice.",
+    "response_format": "Text, any JSON, or JSON of a schema.",
+    "reasoning_effort": "How much the model reasons, where it can choose.",
+    "metadata": "Passed on as it is.",
+    "modalities": "Text, or sound as well.",
+    "logprobs": "The probabilities of tokens; of a plain completion, of how many of the likeliest.",
+    "top_logprobs": "How many of the likeliest tokens to tell the probability of.",
     "echo": "Not supported.",
     "best_of": "Not supported above n.",
     "input": "A text, or several.",
@@ -294,6 +307,7 @@ class GatewaySchema(AutoSchema):
         if self.form is not None:
             for name in _RATE_HEADERS:
                 yield _header(name, "Of the limits of the account.", statuses=[200, 429])
+            yield _header("Idempotency-Replayed", "`true`, if this is the answer of an earlier call.", statuses=[200])
             yield _header(COST_HEADER, "What the call cost; of a stream the last event says it.", statuses=[200])
 
     def _refusals(self) -> set[type[GatewayError]]:

@@ -39,7 +39,7 @@ def alice(stack: Stack, django_db_blocker: DjangoDbBlocker) -> Iterator[Customer
 
 
 @schema.parametrize()
-@settings(max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_no_answer_is_a_fault_and_every_one_is_documented(case: Any, stack: Stack, lab: Lab, alice: Customer) -> None:
     models = {"/v1/chat/completions": lab.of_two, "/v1/completions": lab.completion, "/v1/embeddings": lab.embedding}
     if case.path in models and case.meta and case.meta.generation.mode.is_positive:
