@@ -39,11 +39,15 @@ _TEXT_LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
 class BackendFailed(Exception):
-    """The message is for our logs only; `retry_after`, in seconds, is what the backend asked for."""
+    """The message is for our logs only.
 
-    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+    `retry_after`, in seconds, is what the backend asked for; `timed_out`: it may have worked all that time.
+    """
+
+    def __init__(self, message: str, *, retry_after: int | None = None, timed_out: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.timed_out = timed_out
 
 
 def finish_reason(given: Any) -> str | None:

@@ -257,13 +257,19 @@ class Unavailable(GatewayError):
 
 
 class BackendUnavailable(Unavailable):
-    """`asked` is after how many seconds the backend wants to be asked again, if it said so."""
+    """`asked` is after how many seconds the backend wants to be asked again, if it said so.
+
+    `timed_out`: a repeat would make it work as long again, so clients are told not to make it by themselves.
+    """
 
     default_code = "model_unavailable"
 
-    def __init__(self, asked: int | None = None) -> None:
+    def __init__(self, asked: int | None = None, *, timed_out: bool = False) -> None:
         super().__init__(
-            "The model is temporarily unavailable. Nothing was charged; please try again.",
+            "The model took too long to answer. Nothing was charged; please ask for less, or for a stream."
+            if timed_out
+            else "The model is temporarily unavailable. Nothing was charged; please try again.",
+            retryable=False if timed_out else None,
             retry_after=BACKEND_SECONDS if asked is None else min(max(asked, 1), RETRY_SECONDS_AT_MOST),
         )
 

@@ -141,15 +141,16 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
 
     Raises GatewayError where no content was sent to the customer yet and the call is free.
     """
-    outcome, retry_after = Outcome.COMPLETED, None
+    outcome, unavailable = Outcome.COMPLETED, BackendUnavailable()
     try:
         async with call.interruptible(), pulse.kept_alive(call):
             await _attempts(call, targets, client)
     except TimeoutError:
         outcome = _interrupted(call)
+        unavailable = BackendUnavailable(timed_out=outcome is Outcome.BACKEND_FAILED)
     except BackendFailed as failure:
         logger.warning("call %s: backend failed: %s", call.id, failure)
-        retry_after = failure.retry_after
+        unavailable = BackendUnavailable(failure.retry_after, timed_out=failure.timed_out)
         # One that failed to say goodbye after its last token still gave the whole answer.
         outcome = Outcome.COMPLETED if call.meter.finished else Outcome.BACKEND_FAILED
     except PromptRefused as refused:
@@ -165,7 +166,7 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
         return outcome
     if outcome is Outcome.CLIENT_CLOSED:
         return None
-    raise _broken(outcome, durable=True) if outcome is Outcome.KEY_DISABLED else BackendUnavailable(retry_after)
+    raise _broken(outcome, durable=True) if outcome is Outcome.KEY_DISABLED else unavailable
 
 
 def _interrupted(call: Call) -> Outcome:

@@ -91,7 +91,7 @@ class Upstream:
                 trace_request_ctx=on_sent,
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise BackendFailed(f"{target.backend}: {type(error).__name__}") from None
+            raise _broken(target.backend, error) from None
         del body  # It may be large, and the answer may take minutes.
         try:
             if response.status != 200:
@@ -166,7 +166,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]
                 lines[0], first = lines[0].removeprefix(BOM), False
             yield lines
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise BackendFailed(f"the stream broke: {type(error).__name__}") from None
+        raise _broken("the stream broke", error) from None
     yield [rest]
 
 
@@ -195,8 +195,13 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
             if size > limit:
                 raise BackendFailed("an answer that does not end")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise BackendFailed(f"the answer broke: {type(error).__name__}") from None
+        raise _broken("the answer broke", error) from None
     return b"".join(pieces)
+
+
+def _broken(what: str, error: Exception) -> BackendFailed:
+    waited_in_vain = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
+    return BackendFailed(f"{what}: {type(error).__name__}", timed_out=waited_in_vain)
 
 
 async def _refusal(target: Target, response: aiohttp.ClientResponse) -> Exception:

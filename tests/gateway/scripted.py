@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-REFUSAL = HEAD.replace(b"200 OK", b"400 Bad Request").replace(b"text/event-stream", b"application/json")
+JSON_HEAD = HEAD.replace(b"text/event-stream", b"application/json")
+REFUSAL = JSON_HEAD.replace(b"200 OK", b"400 Bad Request")
 DONE = b"data: [DONE]\n\n"
 WAIT_SECONDS = 10.0
 

@@ -33,7 +33,7 @@ LARGE = chunk("a", logprobs={"content": [{"token": "a", "logprob": 0.0, "bytes":
 @pytest.fixture(scope="module")
 def web(stack: Stack, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
     """One that loses its patience sooner."""
-    seconds = {"KEEPALIVE": "1", "SLOW_READER": "2", "IDLE": "3", "ANSWER": "8"}
+    seconds = {"KEEPALIVE": "1", "SLOW_READER": "2", "IDLE": "3", "ANSWER": "5"}
     environment = {f"GATEWAY_{name}_SECONDS": value for name, value in seconds.items()}
     with web_process(tmp_path_factory.mktemp("pulse"), **environment) as one:
         yield one
@@ -139,9 +139,24 @@ def test_hanging_up_on_keep_alives_pays_the_prompt(web: WebProcess, lab: Lab, al
 def test_a_json_answer_may_take_longer_than_a_stream_may_be_silent(
     web: WebProcess, stack: Stack, alice: Customer
 ) -> None:
-    body = chat("[demo: first_token_ms=4000 tokens=2]")
+    body = chat("[demo: first_token_ms=3600 tokens=2]")
     assert wire.ask(web, alice.secret, body).json["usage"]["completion_tokens"] == 2
-    assert wire.ask(web, alice.secret, body | {"stream": True}).body.startswith(b"data: {")
+    _, (*_, error, _) = wire.whole(web, alice.secret, body)
+    assert error is not None
+    assert error["error"]["code"] == "model_unavailable"
+
+
+def test_a_json_answer_that_does_not_come_in_time_is_free_and_not_asked_for_again(
+    web: WebProcess, lab: Lab, alice: Customer
+) -> None:
+    lab.scripted.play(threading.Event())
+    answer = wire.ask(web, alice.secret, chat(model=lab.of_script))
+    assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
+    assert answer.headers["x-should-retry"] == "false"
+    assert lab.scripted.calls == 1
+    until(lambda: lab.scripted.left_at)
+    until(lambda: not alice.holds)
+    assert not alice.records
 
 
 def test_who_does_not_read_stops_the_backend_and_is_given_up(web: WebProcess, lab: Lab, alice: Customer) -> None:

@@ -12,18 +12,24 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletion
 from pytest_django import DjangoDbBlocker
 
 from tests.gateway import wire
 from tests.gateway.conftest import Lab
 from tests.gateway.customers import Customer, chat, customer
-from tests.gateway.torture import ROWS, Row
+from tests.gateway.scripted import JSON_HEAD
+from tests.gateway.torture import ROWS, WHOLES, Row
 from tests.stack import Stack
 
-pytestmark = [
-    pytest.mark.usefixtures("committed"),
-    pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "-")),
-]
+pytestmark = pytest.mark.usefixtures("committed")
+
+
+def name_of(row: Row) -> str:
+    return row.name.replace(" ", "-")
+
+
+streams = pytest.mark.parametrize("row", ROWS, ids=name_of)
 
 MESSAGES: Any = [{"role": "user", "content": "Hello?"}]
 ASK_USAGE: Any = {"include_usage": True}
@@ -41,6 +47,7 @@ def client(stack: Stack, alice: Customer) -> Iterator[OpenAI]:
         yield client
 
 
+@streams
 def test_what_comes_keeps_to_the_grammar(stack: Stack, lab: Lab, alice: Customer, row: Row) -> None:
     lab.scripted.play(*row.script)
     body = chat(model=lab.of_script, stream_options=ASK_USAGE, **row.asked)
@@ -54,6 +61,7 @@ def test_what_comes_keeps_to_the_grammar(stack: Stack, lab: Lab, alice: Customer
         assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]) == row.tokens
 
 
+@streams
 def test_the_sdk_reads_it(client: OpenAI, lab: Lab, row: Row) -> None:
     lab.scripted.play(*row.script)
     stream = client.chat.completions.create(model=lab.of_script, messages=MESSAGES, stream=True, **row.asked)
@@ -66,6 +74,7 @@ def test_the_sdk_reads_it(client: OpenAI, lab: Lab, row: Row) -> None:
     assert choices[-1].finish_reason == row.finish
 
 
+@streams
 def test_the_sdk_puts_it_together(client: OpenAI, lab: Lab, row: Row) -> None:
     lab.scripted.play(*row.script)
     asked: Any = {"model": lab.of_script, "messages": MESSAGES, "stream_options": ASK_USAGE, **row.asked}
@@ -75,9 +84,27 @@ def test_the_sdk_puts_it_together(client: OpenAI, lab: Lab, row: Row) -> None:
                 stream.get_final_completion()
             return
         whole = stream.get_final_completion()
+    assert_is_asked_for(whole, row)
+
+
+@pytest.mark.parametrize("row", WHOLES, ids=name_of)
+def test_the_sdk_reads_a_json_answer(client: OpenAI, lab: Lab, row: Row) -> None:
+    lab.scripted.play(*row.script, head=JSON_HEAD)
+    if row.fails:
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.chat.completions.create(model=lab.of_script, messages=MESSAGES)
+        assert (refused.value.status_code, refused.value.code) == (503, "model_unavailable")
+        return
+    whole = client.chat.completions.create(model=lab.of_script, messages=MESSAGES)
+    assert_is_asked_for(whole, row)
+    ChatCompletion.model_validate(whole.to_dict(), strict=True)
+
+
+def assert_is_asked_for(whole: ChatCompletion, row: Row) -> None:
     message = whole.choices[0].message
     assert (message.role, message.content, whole.choices[0].finish_reason) == ("assistant", row.text, row.finish)
-    calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or []]
+    called = [call.function for call in message.tool_calls or [] if call.type == "function"]
+    calls = [(function.name, json.loads(function.arguments)) for function in called]
     assert calls == row.calls
     assert whole.usage is not None
     if row.tokens is not None:

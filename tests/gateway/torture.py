@@ -1,4 +1,4 @@
-"""The streams that break SDKs when they are passed on as they come, and what customers are to see of each."""
+"""Streams and answers that break SDKs when they are passed on as they come, and what customers are to see of each."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ def bytewise(stream: bytes) -> list[bytes]:
     return [stream[at : at + 1] for at in range(len(stream))]
 
 
+def answer(message: Any, *, finish: Any = "stop", **fields: Any) -> bytes:
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": finish, **fields}], "created": 1.5}
+    return json.dumps(body | {"usage": {"prompt_tokens": 7, "completion_tokens": 2}, "prompt_logprobs": [1]}).encode()
+
+
 ONE = [("f", {"a": 1})]
 BOTH = [("f", {"a": 1}), ("g", {"b": 2})]
 ROWS = [
@@ -109,4 +114,30 @@ ROWS = [
     Row("text in the finish", [START[0], chunk(" there", finish="stop"), usage(7, 2), DONE]),
     Row("something after the finish", [*START, END[0], chunk("!"), chunk(finish="length"), usage(7, 2), DONE]),
     Row("something after done", [PLAIN, *START]),
+]  # fmt: skip
+
+WHOLE = answer({"role": "assistant", "content": TEXT})
+# JSON answers. One that fails is a 503, and free.
+WHOLES = [
+    Row("ok", [WHOLE]),
+    Row("blank lines first", [b"\n\n", b"\r\n\n", WHOLE]),
+    Row("mark of byte order", [b"\xef\xbb\xbf" + WHOLE]),
+    Row("byte by byte", bytewise(WHOLE)),
+    Row("vendors' fields", [answer({"content": TEXT, "role": "tool", "token_ids": [1]}, stop_reason=5, logprobs=5)]),
+    Row("content in parts", [answer({"content": [{"type": "text", "text": TEXT}]})]),
+    Row("reasoning", [answer({"content": TEXT, "reasoning": "Hm"})]),
+    Row("unknown finish", [answer({"content": TEXT}, finish="eos_token")]),
+    Row("arguments that are no text", [answer({"content": "", "tool_calls": [{"function": {"name": "f",
+        "arguments": {"a": 1}}}]}, finish="tool_calls")], text="", finish="tool_calls", calls=ONE),
+    Row("finish of null", [answer({"content": TEXT}, finish=None)], fails=True),
+    Row("given up", [answer({"content": TEXT}, finish="abort")], fails=True),
+    Row("truncated", [WHOLE[:-20]], fails=True),
+    Row("a stream", [PLAIN], fails=True),
+    Row("nothing", [b""], fails=True),
+    Row("an error", [b'{"error": {"message": "worker 10.0.0.12 died"}}'], fails=True),
+    Row("an old error", [b'{"object": "error", "message": "worker 10.0.0.12 died", "code": 500}'], fails=True),
+    Row("a list", [b"[" + WHOLE + b"]"], fails=True),
+    Row("content that is no text", [answer({"content": 5})], fails=True),
+    Row("no message", [answer(None)], fails=True),
+    Row("two answers for one", [WHOLE.replace(b"[{", b'[{"message": {}, "finish_reason": "stop"}, {', 1)], fails=True),
 ]  # fmt: skip
