@@ -14,6 +14,8 @@ from django.utils.safestring import SafeString
 from gateway import backends
 from gateway.models import Backend, Route
 
+DIALECT = ["allowed_parameters", "denied_parameters", "developer_role"]
+
 
 class BackendForm(forms.ModelForm):
     # Not the model's own field, so that address and credential reach the instance only together, by `readdress`.
@@ -34,7 +36,7 @@ class BackendForm(forms.ModelForm):
 
     class Meta:
         model = Backend
-        fields = ["name", "enabled"]
+        fields = ["name", "enabled", *DIALECT]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,8 +68,8 @@ class BackendAdmin(admin.ModelAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Backend | None = None) -> Any:
         if obj is not None and not self.has_change_permission(request, obj):
-            return ["name", "base_url", "has_api_key", "enabled", "served_models"]
-        return ["name", "address", "has_api_key", "api_key", "without_api_key", "enabled", "served_models"]
+            return ["name", "base_url", "has_api_key", "enabled", *DIALECT, "served_models"]
+        return ["name", "address", "has_api_key", "api_key", "without_api_key", "enabled", *DIALECT, "served_models"]
 
     @admin.display(boolean=True, description="API key stored")
     def has_api_key(self, backend: Backend) -> bool:

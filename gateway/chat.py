@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gateway.errors import InvalidRequest
-from gateway.requests import Endpoint, Sampled, Tokens
+from gateway.requests import Dialect, Endpoint, Sampled, Tokens
 
 TOOLS_LIMIT = 128
 
@@ -183,9 +183,24 @@ class ChatCompletionRequest(Sampled, kw_only=True):
                 "`function_call` names a function that is not among the `functions`.", param="function_call"
             )
 
+    def forwarded(self, fields: dict[str, msgspec.Raw], dialect: Dialect) -> dict[str, Any]:
+        body = super().forwarded(fields, dialect)
+        if not dialect.developer_role and b'"developer"' in bytes(fields["messages"]):
+            body["messages"] = _as_system(fields["messages"])
+        return body
+
     def forget_texts(self) -> None:
         self.messages = []
         self.tools = self.functions = self.response_format = self.metadata = None
+
+
+def _as_system(messages: msgspec.Raw) -> list[dict[str, msgspec.Raw]]:
+    """The messages for a backend that does not know the newer name of its role."""
+    said = msgspec.json.decode(messages, type=list[dict[str, msgspec.Raw]])
+    for message in said:
+        if bytes(message["role"]) == b'"developer"':
+            message["role"] = msgspec.Raw(b'"system"')
+    return said
 
 
 def _parts(message: Message) -> list[Part]:

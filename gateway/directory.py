@@ -17,6 +17,7 @@ from psycopg.rows import class_row, tuple_row
 from billing import pricing
 from billing.pricing import Price, Schedule
 from gateway import credentials
+from gateway.requests import Dialect
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Target:
     backend_model: str
     priority: int
     weight: int
+    dialect: Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
     targets: dict[int, list[Target]] = defaultdict(list)
     async with database.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_ROUTES)
-        for model_id, backend, base_url, credential, backend_model, priority, weight in await cursor.fetchall():
+        for model_id, backend, base_url, credential, name, priority, weight, *takes in await cursor.fetchall():
             try:
                 plaintext = credentials.decrypt(bytes(credential)) if credential else None
             except credentials.CredentialUnreadable:
@@ -91,7 +93,8 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
                 _unreadable.add(backend)
                 continue
             _unreadable.discard(backend)
-            targets[model_id].append(Target(backend, base_url, plaintext, backend_model, priority, weight))
+            dialect = Dialect(frozenset(takes[0]), frozenset(takes[1]), takes[2])
+            targets[model_id].append(Target(backend, base_url, plaintext, name, priority, weight, dialect))
     return targets
 
 
@@ -102,7 +105,8 @@ SELECT id, public_id, family, name, type, context_tokens, max_output_tokens, hid
 
 _ROUTES = """
 SELECT route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
-       route.priority, route.weight
+       route.priority, route.weight,
+       backend.allowed_parameters, backend.denied_parameters, backend.developer_role
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
  WHERE route.enabled AND backend.enabled ORDER BY route.id
 """

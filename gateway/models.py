@@ -6,12 +6,22 @@ name, and in which order of preference. An **IdempotentCall** is what a customer
 
 from __future__ import annotations
 
+import re
+
 import pghistory
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
 
 from billing.models import LanguageModel
+
+
+def parameter_names(names: list[str]) -> None:
+    """Raises ValidationError."""
+    if not all(re.fullmatch("[A-Za-z0-9_]+", name) for name in names):
+        raise ValidationError("A parameter's name has letters, digits and underscores, such as tool_choice.")
 
 
 @pghistory.track(exclude=["credential"], model_name="BackendHistory")
@@ -20,6 +30,25 @@ class Backend(models.Model):
     base_url = models.CharField(max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it.")
     credential = models.BinaryField(null=True, editable=False, help_text="Encrypted; see gateway.credentials.")
     enabled = models.BooleanField(default=True)
+    allowed_parameters = ArrayField(
+        models.CharField(max_length=100),
+        validators=[parameter_names],
+        default=list,
+        blank=True,
+        help_text="Names with commas between them, such as seed, tools, tool_choice. The backend gets no other "
+        "parameters than these, the prompt, max_tokens and stream. Empty: it gets all.",
+    )
+    denied_parameters = ArrayField(
+        models.CharField(max_length=100),
+        validators=[parameter_names],
+        default=list,
+        blank=True,
+        help_text="What the backend never gets, because it would refuse or misread it; also where it is a default of "
+        "ours. A customer who sends it is answered as without it.",
+    )
+    developer_role = models.BooleanField(
+        default=False, help_text="The backend knows the role developer. Else its messages go out as those of system."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

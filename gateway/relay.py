@@ -206,7 +206,7 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
     async with client.open(
         target,
         request.ENDPOINT.path,
-        requests.forwarded(call.parsed, backend_model=target.backend_model),
+        requests.forwarded(call.parsed, backend_model=target.backend_model, dialect=target.dialect),
         call_id=call.id,
         attempt=call.attempt,
         patience=settings.GATEWAY_IDLE_SECONDS if request.streamed else settings.GATEWAY_ANSWER_SECONDS,

@@ -41,6 +41,8 @@ WITHHELD = frozenset(
     }
 )  # fmt: skip
 
+# What no backend can do without, whatever its lists say.
+ESSENTIAL = frozenset({"model", "messages", "prompt", "input", "max_tokens", "stream"})
 STOPS_LIMIT = 4
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -58,6 +60,21 @@ class Endpoint:
     id_prefix: str
     chunk_object: str
     sells: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a backend understands. Without `allowed` ones, all parameters that are not denied."""
+
+    allowed: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+    developer_role: bool = False
+
+    def takes(self, name: str) -> bool:
+        """Whether it is told of a parameter. What is allowed is what customers send: the usage is asked for by us."""
+        if name in ESSENTIAL:
+            return True
+        return name not in self.denied and (not self.allowed or name in self.allowed or name == "stream_options")
 
 
 class StreamOptions(Struct):
@@ -121,7 +138,7 @@ class Request(Struct, kw_only=True):
     def check(self) -> None:
         """Raises InvalidRequest where single parameters are right and together are not."""
 
-    def forwarded(self) -> dict[str, Any]:
+    def forwarded(self, fields: dict[str, msgspec.Raw], dialect: Dialect) -> dict[str, Any]:
         """What this endpoint says to a backend in place of the customer's own fields."""
         return {}
 
@@ -157,7 +174,7 @@ class Sampled(Request, kw_only=True):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def forwarded(self) -> dict[str, Any]:
+    def forwarded(self, fields: dict[str, msgspec.Raw], dialect: Dialect) -> dict[str, Any]:
         """Always with a question for the usage. Nothing to stop at is said by saying nothing."""
         body: dict[str, Any] = {"max_tokens": self.output_limit, "stream": self.streamed}
         if not self.stop:
@@ -241,13 +258,14 @@ def _kept(encoded: bytes) -> msgspec.Raw:
     return msgspec.Raw(bytes(memoryview(encoded)))
 
 
-def forwarded(parsed: Parsed, *, backend_model: str) -> dict[str, Any]:
-    """What goes to the backend: the customer's fields, our defaults, and what the endpoint adds."""
+def forwarded(parsed: Parsed, *, backend_model: str, dialect: Dialect) -> dict[str, Any]:
+    """What goes to the backend, as far as it takes it: the customer's fields, our defaults, what the endpoint adds."""
     body: dict[str, Any] = dict(parsed.fields)
     for name in ("max_completion_tokens", "stream_options"):
         body.pop(name, None)
-    body = {**parsed.request.DEFAULTS, **body, **parsed.request.forwarded(), "model": backend_model}
-    return {name: value for name, value in body.items() if value is not None}
+    own = parsed.request.forwarded(parsed.fields, dialect)
+    body = {**parsed.request.DEFAULTS, **body, **own, "model": backend_model}
+    return {name: value for name, value in body.items() if value is not None and dialect.takes(name)}
 
 
 def explained(fault: str) -> InvalidRequest:

@@ -51,6 +51,7 @@ class ScriptedBackend:
         self.left_at: float | None = None  # When the last client went away before the script's end.
         self.calls = 0
         self.sent = 0  # Bytes that the last client took, or that wait on the way.
+        self.asked: dict[str, Any] = {}  # The body of the last call.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -103,4 +104,4 @@ class ScriptedBackend:
             while (line := request.readline().strip().lower()) != b"":
                 if line.startswith(b"content-length:"):
                     length = int(line.partition(b":")[2])
-            request.read(length)
+            self.asked = json.loads(request.read(length))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pytest
@@ -98,3 +99,28 @@ def test_a_backend_is_added() -> None:
 
     backend = Backend.objects.get(name=name)
     assert (backend.base_url, credential_of(backend)) == (HERE, "sk-new")
+
+
+def test_what_a_backend_takes_is_said_in_names() -> None:
+    backend = stored()
+
+    post(backend, allowed_parameters="seed, tools", denied_parameters="top_k", developer_role="on")
+
+    assert (backend.allowed_parameters, backend.denied_parameters) == (["seed", "tools"], ["top_k"])
+    assert backend.developer_role
+
+
+def test_a_list_may_be_empty_again() -> None:
+    backend = stored()
+    post(backend, allowed_parameters="seed")
+
+    post(backend, allowed_parameters="")
+
+    assert backend.allowed_parameters == []
+
+
+def test_what_is_no_name_of_a_parameter_is_told() -> None:
+    backend = stored()
+
+    assert "has letters, digits and underscores" in html.unescape(post(backend, denied_parameters="top k"))
+    assert backend.denied_parameters == []

@@ -15,6 +15,7 @@ from flint.sandbox.demo_backend.prompts import PrefixCache
 from gateway import metering, requests
 from gateway.chat import ChatCompletionRequest
 from gateway.metering import Meter
+from gateway.requests import Dialect
 from tests.gateway.customers import chat
 
 CONTEXT = 1_000_000
@@ -66,7 +67,7 @@ tools = st.builds(
 def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], tools: list[Any]) -> None:
     body = json.dumps(chat(messages=said, tools=tools)).replace("\\u0000", " ").encode()
     parsed = asyncio.run(requests.parse(body, ChatCompletionRequest))
-    sent = msgspec.json.encode(requests.forwarded(parsed, backend_model="theirs"))
+    sent = msgspec.json.encode(requests.forwarded(parsed, backend_model="theirs", dialect=Dialect()))
     counted, _ = PrefixCache().count(prompts.read(sent))
     assert counted <= metering.input_bound(parsed, context_tokens=CONTEXT)
 

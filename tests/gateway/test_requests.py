@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway import requests
 from gateway.chat import ChatCompletionRequest
 from gateway.errors import InvalidRequest
-from gateway.requests import Parsed
+from gateway.requests import Dialect, Parsed
 from tests.gateway.customers import chat
 
 
@@ -27,9 +27,10 @@ def forwarded(**fields: Any) -> dict[str, Any]:
     return as_sent(parse(chat(**fields)))
 
 
-def as_sent(parsed: Parsed) -> dict[str, Any]:
+def as_sent(parsed: Parsed, **dialect: Any) -> dict[str, Any]:
     """What a backend reads."""
-    body: dict[str, Any] = json.loads(msgspec.json.encode(requests.forwarded(parsed, backend_model="theirs")))
+    sent = requests.forwarded(parsed, backend_model="theirs", dialect=Dialect(**dialect))
+    body: dict[str, Any] = json.loads(msgspec.json.encode(sent))
     return body
 
 
@@ -155,6 +156,41 @@ def test_stop_keeps_its_type(stop: Any) -> None:
 
 def test_a_temperature_that_is_almost_zero_stays_what_it_is() -> None:
     assert forwarded(temperature=1.4e-45)["temperature"] == 1.4e-45
+
+
+SYSTEM, DEVELOPER = ({"role": role, "content": 'say "role":"developer"', "x": 1} for role in ("system", "developer"))
+
+
+def test_the_role_developer_is_told_as_system_to_a_backend_that_does_not_know_it() -> None:
+    parsed = parse(chat(messages=[DEVELOPER, SYSTEM]))
+    assert as_sent(parsed)["messages"] == [SYSTEM, SYSTEM]
+    assert as_sent(parsed, developer_role=True)["messages"] == [DEVELOPER, SYSTEM]
+
+
+OURS = {"model", "messages", "max_tokens", "stream"}
+
+
+def test_a_backend_gets_only_what_its_list_allows() -> None:
+    parsed = parse(chat(seed=7, top_k=5, temperature=1, stream=True))
+    sent = as_sent(parsed, allowed=frozenset({"seed", "tools"}))
+    assert sent.keys() == OURS | {"seed", "stream_options"}
+
+
+def test_what_a_backend_denies_stays_here_even_if_it_is_ours_or_allowed() -> None:
+    parsed = parse(chat(seed=7, top_k=5, stream=True))
+    denied = frozenset({"seed", "presence_penalty", "stream_options", "temperature"})
+    assert as_sent(parsed, denied=denied).keys() == OURS | {"top_k", "top_p"}
+    sent = as_sent(parsed, denied=denied, allowed=frozenset({"seed", "top_k"}))
+    assert sent.keys() == OURS | {"top_k"}
+
+
+def test_no_list_takes_away_what_no_backend_can_do_without() -> None:
+    assert as_sent(parse(chat()), denied=frozenset(OURS), allowed=frozenset({"x"})).keys() == OURS
+
+
+def test_what_is_withheld_from_all_cannot_be_allowed() -> None:
+    parsed = parse(chat(chat_template="x"))
+    assert as_sent(parsed, allowed=frozenset({"chat_template"})).keys() == OURS
 
 
 def test_what_steers_a_backend_is_withheld() -> None:
