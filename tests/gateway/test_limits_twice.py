@@ -29,7 +29,7 @@ from gateway.limits import MICRO, Lease, Limits
 from gateway.local_limits import LocalWindow
 from tests import seeds
 
-EXAMPLES = int(os.environ.get("LIMITS_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("LIMITS_EXAMPLES", "50"))
 STEP_SECONDS = 7  # No multiple of it is a minute, so that no call is just about to leave when the two look.
 
 SIZES = st.sampled_from([1, 40, 100, 250])
@@ -38,8 +38,8 @@ OWN_LIMITS = st.tuples(
     st.none() | st.integers(1, 5), st.none() | st.sampled_from([250, 270]), st.none() | st.integers(1, 4)
 )
 DEEDS = st.one_of(
-    st.tuples(st.just("take"), st.integers(0, 1), SIZES),
-    st.tuples(st.just("take"), st.integers(0, 1), SIZES),
+    st.tuples(st.just("take"), st.integers(0, 2), SIZES),
+    st.tuples(st.just("take"), st.integers(0, 2), SIZES),
     st.tuples(st.just("end"), st.integers(0, 9), SIZES | st.just(0)),
     st.tuples(st.just("free"), st.integers(0, 9), st.just(0)),
     st.tuples(st.just("pass"), st.integers(1, 9), st.just(0)),
@@ -150,13 +150,18 @@ async def tell_all(both: Both, story: list[tuple[str, int, int]]) -> None:
 
 @seed(seeds.LIMITS)
 @hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-@given(of_account=LIMITS, of_key=OWN_LIMITS, story=st.lists(DEEDS, min_size=5, max_size=40))
+@given(of_account=LIMITS, of_key=OWN_LIMITS, story=st.lists(DEEDS, min_size=20, max_size=50))
 def test_redis_and_one_process_decide_the_same_and_tell_true_waits(
     of_account: tuple[int, int, int],
     of_key: tuple[int | None, int | None, int | None],
     story: list[tuple[str, int, int]],
 ) -> None:
     account = uuid4().int >> 66
-    keys = [KeyFacts(number, account, False, False, *of_account, *own) for number, own in ((1, of_key), (2, ()))]
+    lowered = (max(of_account[0] // 2, 1), 250, max(of_account[2] // 2, 1))
+    keys = [
+        KeyFacts(1, account, False, False, *of_account, *of_key),
+        KeyFacts(2, account, False, False, *of_account),
+        KeyFacts(2, account, False, False, *lowered),  # As if operators changed the tier, and changed it back.
+    ]
     with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
         asyncio.run(tell(Both(client, keys), story))
