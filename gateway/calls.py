@@ -131,15 +131,17 @@ async def _limited(
     """The call, once it has passed the rate limits."""
     estimate = metering.input_estimate(parsed, context_tokens=model.context_tokens)
     output = metering.output_bound(parsed)
-    lease = await process.limits.take(key, call_id=exchange.call_id, tokens=estimate + output)
     bound = metering.input_bound(parsed, context_tokens=model.context_tokens)
+    held = price.ceiling(input_tokens=bound, output_tokens=output)
+    # Last, so that nothing can fail between the lease and the call that gives it back.
+    lease = await process.limits.take(key, call_id=exchange.call_id, tokens=estimate + output)
     return Call(
         exchange=exchange,
         key=key,
         parsed=parsed,
         model=model,
         price=price,
-        held=price.ceiling(input_tokens=bound, output_tokens=output),
+        held=held,
         lease=lease,
         meter=Meter(
             input_estimate=estimate,

@@ -100,7 +100,7 @@ if taken then
         redis.call('ZADD', KEYS[at], now + lease, call)
         redis.call('PEXPIRE', KEYS[at - 2], 2 * 60000)
         redis.call('PEXPIRE', KEYS[at - 1], 2 * 60000)
-        redis.call('PEXPIRE', KEYS[at], 60 * 60000)
+        redis.call('PEXPIRE', KEYS[at], 180 * 60000)  -- longer than the longest call
     end
 end
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -57,6 +57,13 @@ class Lease:
     redis_keys: Sequence[str]  # None where it was taken here.
 
 
+class _Return(NamedTuple):
+    """What `limits_return.lua` is asked."""
+
+    keys: Sequence[str]
+    args: tuple[str, int, int]
+
+
 class Limits:
     def __init__(self) -> None:
         # redis-py retries ten times by default, even after a timeout, so that an outage would cost every call seconds.
@@ -75,6 +82,7 @@ class Limits:
         self._failing_since: float | None = None
         self._away = False
         self._local: dict[int, LocalWindow] = {}
+        self._owed: list[_Return] = []  # What Redis did not hear of.
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -110,25 +118,35 @@ class Limits:
             if window := self._local.get(lease.key.account_id):
                 window.give_back(lease.call_id, used_tokens=used_tokens, refused=refused)
             return
+        owed = _Return(lease.redis_keys, (lease.call_id.hex, int(refused), used_tokens))
         if self._away:
-            return  # The lease ends by itself.
+            self._owed.append(owed)
+            return
         try:
-            await self._return(keys=lease.redis_keys, args=(lease.call_id.hex, int(refused), used_tokens))
+            await self._return(keys=owed.keys, args=owed.args)
         except RedisError as error:
             self._failed(error)
+            self._owed.append(owed)
 
     async def renew(self, leases: Iterable[Lease]) -> None:
-        """Keep the leases of running calls alive; never revive one that its call just gave back."""
+        """Keep the leases of running calls alive; never revive one that its call just gave back.
+
+        What is owed since Redis was away is given back too; twice does no harm.
+        """
+        owed, self._owed = self._owed, []
         try:
             seconds, micro = await self._redis.time()
             expiry = seconds * MICRO + micro + LEASE_SECONDS * MICRO
             pipeline = self._redis.pipeline(transaction=False)
+            for one in owed:
+                await self._return(keys=one.keys, args=one.args, client=pipeline)
             for lease in leases:
                 for redis_key in lease.redis_keys[2::3]:
                     pipeline.zadd(redis_key, {lease.call_id.hex: expiry}, xx=True)
             await pipeline.execute()
         except RedisError as error:
             self._failed(error)
+            self._owed += owed
         else:
             self._succeeded()
         now = time.monotonic()
@@ -154,6 +172,9 @@ class Limits:
             answer = await self._take(keys=redis_keys, args=arguments)
         except RedisError as error:
             self._failed(error)
+            if call_id:
+                # One that only hangs has the question, and takes for a call that is refused, or limited here instead.
+                self._owed.append(_Return(redis_keys, (call_id.hex, 1, 0)))
             return None
         self._succeeded()
         return _read(answer, permitted)

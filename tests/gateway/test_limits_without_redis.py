@@ -17,7 +17,8 @@ from pytest_django import Settings
 from apikeys.keys import KeyFacts
 from flint.sandbox import servers
 from flint.sandbox.valkey import Valkey
-from gateway.errors import RateLimited
+from gateway.allowances import Amounts
+from gateway.errors import RateLimited, Unavailable
 from gateway.limits import Limits
 from gateway.local_limits import LocalWindow
 from tests.billing.stage import assert_books_hold
@@ -149,6 +150,29 @@ def test_a_stream_that_began_with_redis_ends_well_without_it(webs: dict[str, Web
 
 def facts(of: Customer, *, requests: int = 3, tokens: int = 1_000, concurrent: int = 2) -> KeyFacts:
     return KeyFacts(of.key.pk, of.account.pk, False, False, requests, tokens, concurrent)
+
+
+def test_what_a_hung_redis_takes_too_late_and_what_it_did_not_hear_of_is_put_right_when_it_is_back(
+    valkey: Valkey, settings: Settings
+) -> None:
+    settings.REDIS_URL = valkey.url
+    key = facts(customer())
+
+    async def used() -> Amounts:
+        limits = Limits()
+        running = await limits.take(key, call_id=uuid4(), tokens=100)
+        with hung(valkey):
+            with pytest.raises(Unavailable):
+                await limits.take(key, call_id=uuid4(), tokens=10)
+            await limits.give_back(running, used_tokens=30)
+            await limits.renew([])
+        for _ in range(2):
+            await limits.renew([])
+        (standing,) = (await limits.look(key)).standings
+        await limits.close()
+        return standing.used
+
+    assert asyncio.run(used()) == Amounts(requests=1, tokens=30, concurrency=0)
 
 
 def test_here_the_same_calls_are_refused_for_the_same_reasons_as_in_redis(settings: Settings) -> None:
