@@ -27,6 +27,7 @@ class Client:
     start: Callable[[], tuple[list[str], Path]]
     needs: tuple[Program, ...] = ()
     lists_models: bool = True
+    completes: bool = True  # The older POST /v1/completions.
     retries: bool = True
     tells_codes: bool = True  # The type, code and param of an error.
     tells_request_ids: bool = True
@@ -46,6 +47,7 @@ class Note:
     finish: str | None = None
     usage: dict[str, int] | None = None
     calls: list[Any] = field(default_factory=list)
+    vectors: list[list[float]] = field(default_factory=list)
     document: dict[str, Any] | None = None
     models: list[str] = field(default_factory=list)
     one: str | None = None
@@ -130,8 +132,8 @@ CLIENTS = [
     Client("openai-python 1.x async", _in_python("openai_python_1", "openai_async")),
     Client("openai-node", _in_node("openai_node"), (NODE, NPM)),
     Client("go-openai", _in_go("go_openai"), (GO,), retries=False, tells_request_ids=False),
-    Client("langchain", _in_python("langchain", "langchain_client"), lists_models=False),
-    Client("litellm", _in_python("litellm", "litellm_client"), lists_models=False, tells_codes=False),
+    Client("langchain", _in_python("langchain", "langchain_client"), lists_models=False, completes=False),
+    Client("litellm", _in_python("litellm", "litellm_client"), lists_models=False, completes=False, tells_codes=False),
     Client("ai-sdk", _in_node("ai_sdk"), (NODE, NPM), lists_models=False),
     Client("curl", lambda: ([sys.executable, "-m", "tests.sdk.python.curl_client"], ROOT), (CURL,)),
 ]

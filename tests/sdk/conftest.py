@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from tests.gateway.conftest import lab as lab
 from tests.gateway.customers import Customer, customer
 from tests.sdk.clients import CLIENTS, Client, Runner
 from tests.stack import Stack
 
+INSTALL_SECONDS = 900
 AT_A_TIME = 3  # Installations; each keeps a core busy.
 
 
@@ -18,6 +21,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("of_clients")
         chosen = [client for client in CLIENTS if marker is None or marker.kwargs["those"](client)]
         metafunc.parametrize("client", chosen, ids=lambda client: client.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test may have to install the clients."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(INSTALL_SECONDS))
 
 
 @pytest.fixture(scope="session")

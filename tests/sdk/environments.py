@@ -48,16 +48,17 @@ def node(name: str) -> Path:
 def go(name: str) -> Path:
     """The folder of the client's program, `runner`."""
     source = LOCKS / name
-    # Never another toolchain or another version than the one that is locked and here.
+    return _made(name, sorted(source.iterdir()), lambda folder: build_go(source, folder / "runner"))
+
+
+def build_go(source: Path, program: Path) -> None:
+    """Never with another toolchain or another version than the one that is here and locked."""
     environment = {
-        **{"GOTOOLCHAIN": "local", "GOMODCACHE": str(FOLDER / "go-modules"), "GOFLAGS": "-mod=readonly -modcacherw"},
-        **{name: value for name, value in os.environ.items() if name in ("GOMODCACHE", "GOFLAGS")},
+        "GOTOOLCHAIN": "local",
+        "GOMODCACHE": os.environ.get("GOMODCACHE", str(FOLDER / "go-modules")),
+        "GOFLAGS": os.environ.get("GOFLAGS", "-mod=readonly -modcacherw"),
     }
-
-    def make(folder: Path) -> None:
-        _run(["go", "build", "-o", str(folder / "runner"), "."], source, environment)
-
-    return _made(name, sorted(source.iterdir()), make)
+    _run(["go", "build", "-o", str(program), "."], source, environment)
 
 
 def _made(name: str, files: list[Path], make: Callable[[Path], None], *, salt: str = "") -> Path:

@@ -1,7 +1,7 @@
 // Vercel's AI SDK with its provider for servers that speak as OpenAI's.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { Output, generateText, stepCountIs, streamText, tool } from "ai";
+import { Output, embedMany, generateText, stepCountIs, streamText, tool } from "ai";
 import { CLOCK, HARBOUR, PIECES_BEFORE_LEAVING, RESULT, WEATHER, serve } from "./loop.mjs";
 
 const TOOLS = {
@@ -9,17 +9,20 @@ const TOOLS = {
   clock: tool({ inputSchema: CLOCK, execute: async () => RESULT }),
 };
 
-function asked(errand) {
-  const provider = createOpenAICompatible({
+function provider(errand) {
+  return createOpenAICompatible({
     name: "flint",
     baseURL: errand.base_url,
     apiKey: errand.key,
     includeUsage: true,
     supportsStructuredOutputs: true,
   });
+}
+
+function asked(errand) {
   const { temperature, max_tokens: maxOutputTokens } = errand.options;
   return {
-    model: provider(errand.model),
+    model: provider(errand)(errand.model),
     prompt: errand.text,
     maxRetries: errand.retries,
     temperature,
@@ -47,8 +50,11 @@ async function chat(errand) {
   return noted(text, finishReason, usage, response);
 }
 
-async function stream(errand) {
-  const streamed = streamText(asked(errand));
+function stream(errand) {
+  return notedStream(streamText(asked(errand)));
+}
+
+async function notedStream(streamed) {
   let text = "";
   for await (const part of streamed.fullStream) {
     if (part.type === "error") throw part.error;
@@ -102,6 +108,25 @@ async function leave(errand) {
   return { text: texts.slice(0, PIECES_BEFORE_LEAVING).join("") };
 }
 
+async function embed(errand) {
+  const model = provider(errand).textEmbeddingModel(errand.model);
+  const { embeddings, usage } = await embedMany({ model, values: [errand.text, errand.text], maxRetries: errand.retries });
+  return { vectors: embeddings, usage: { input: usage.tokens } };
+}
+
+function askedPlainly(errand) {
+  return { ...asked(errand), model: provider(errand).completionModel(errand.model) };
+}
+
+async function complete(errand) {
+  const { text, finishReason, usage, response } = await generateText(askedPlainly(errand));
+  return noted(text, finishReason, usage, response);
+}
+
+function completeStream(errand) {
+  return notedStream(streamText(askedPlainly(errand)));
+}
+
 // What breaks a stream is told as a part of it: our error, as it came.
 function described(error) {
   const { code, type, param } = error.data?.error ?? error;
@@ -116,4 +141,5 @@ function described(error) {
   };
 }
 
-await serve({ chat, stream, tools, tools_stream: toolsStream, document, leave }, described);
+const operations = { chat, stream, tools, tools_stream: toolsStream, document, leave };
+await serve({ ...operations, embed, complete, complete_stream: completeStream }, described);

@@ -256,6 +256,57 @@ func models(e errand) (note, error) {
 	return note{"models": ids, "one": one.ID}, err
 }
 
+func embed(e errand) (note, error) {
+	request := openai.EmbeddingRequestStrings{Model: openai.EmbeddingModel(e.Model), Input: []string{e.Text, e.Text}}
+	answer, err := e.client().CreateEmbeddings(context.Background(), request)
+	if err != nil {
+		return nil, err
+	}
+	vectors := [][]float32{}
+	for _, item := range answer.Data {
+		vectors = append(vectors, item.Embedding)
+	}
+	return note{"vectors": vectors, "usage": note{"input": answer.Usage.PromptTokens}}, nil
+}
+
+func complete(e errand) (note, error) {
+	request := openai.CompletionRequest{Model: e.Model, Prompt: e.Text, MaxTokens: e.Options.MaxTokens}
+	answer, err := e.client().CreateCompletion(context.Background(), request)
+	if err != nil {
+		return nil, err
+	}
+	choice := answer.Choices[0]
+	return note{"text": choice.Text, "finish": choice.FinishReason, "usage": spent(*answer.Usage)}, nil
+}
+
+func completeStream(e errand) (note, error) {
+	request := openai.CompletionRequest{Model: e.Model, Prompt: e.Text, MaxTokens: e.Options.MaxTokens}
+	request.StreamOptions = &openai.StreamOptions{IncludeUsage: true}
+	events, err := e.client().CreateCompletionStream(context.Background(), request)
+	if err != nil {
+		return nil, err
+	}
+	defer events.Close()
+	text, noted := "", note{}
+	for {
+		event, err := events.Recv()
+		if errors.Is(err, io.EOF) {
+			noted["text"] = text
+			return noted, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if event.Usage != nil {
+			noted["usage"] = spent(*event.Usage)
+		}
+		for _, choice := range event.Choices {
+			text += choice.Text
+			noted["finish"] = choice.FinishReason
+		}
+	}
+}
+
 func described(err error) note {
 	told := note{"class": fmt.Sprintf("%T", err), "message": err.Error()}
 	var refusal *openai.APIError
@@ -270,6 +321,7 @@ func main() {
 	operations := map[string]func(errand) (note, error){
 		"chat": chat, "stream": stream, "tools": tools, "tools_stream": toolsStream,
 		"document": document, "leave": leave, "models": models,
+		"embed": embed, "complete": complete, "complete_stream": completeStream,
 	}
 	lines := bufio.NewScanner(os.Stdin)
 	notes := json.NewEncoder(os.Stdout)

@@ -99,6 +99,34 @@ async function models(errand) {
   return { models: listed, one: (await openai.models.retrieve(errand.model)).id };
 }
 
+// In base64 on the wire, which nobody asked for.
+async function embed(errand) {
+  const { model, text, options } = errand;
+  const answer = await client(errand).embeddings.create({ model, input: [text, text], ...options });
+  return { vectors: answer.data.map((item) => item.embedding), usage: { input: answer.usage.prompt_tokens } };
+}
+
+async function complete(errand) {
+  const { model, text, options } = errand;
+  const answer = await client(errand).completions.create({ model, prompt: text, ...options });
+  const [choice] = answer.choices;
+  return { text: choice.text, finish: choice.finish_reason, usage: spent(answer.usage) };
+}
+
+async function completeStream(errand) {
+  const { model, text, options } = errand;
+  const asked = { model, prompt: text, stream: true, stream_options: { include_usage: true }, ...options };
+  const note = { text: "" };
+  for await (const event of await client(errand).completions.create(asked)) {
+    note.usage = spent(event.usage);
+    for (const choice of event.choices) {
+      note.text += choice.text;
+      note.finish = choice.finish_reason;
+    }
+  }
+  return note;
+}
+
 function described(error) {
   const { status, code, type, param, requestID } = error;
   return {
@@ -112,4 +140,5 @@ function described(error) {
   };
 }
 
-await serve({ chat, stream, tools, tools_stream: toolsStream, document, leave, models }, described);
+const operations = { chat, stream, tools, tools_stream: toolsStream, document, leave, models };
+await serve({ ...operations, embed, complete, complete_stream: completeStream }, described);

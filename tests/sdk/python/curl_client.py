@@ -36,24 +36,28 @@ HARBOUR = _parameters(name="string", berths="integer", open="boolean")
 HARBOUR["properties"]["ships"] = {"type": "array", "items": {"type": "string"}}
 
 
-def command(errand: Errand, folder: Path, body: dict[str, Any]) -> list[str]:
+def command(errand: Errand, folder: Path, path: str, body: dict[str, Any]) -> list[str]:
     document = folder / "body.json"
-    document.write_text(json.dumps({"model": errand.model, "messages": errand.messages} | errand.options | body))
+    document.write_text(json.dumps({"model": errand.model} | errand.options | body))
     return [
-        *("curl", "--silent", "--show-error", "--no-buffer", f"{errand.base_url}/chat/completions"),
+        *("curl", "--silent", "--show-error", "--no-buffer", errand.base_url + path),
         *("-H", f"Authorization: Bearer {errand.key}", "-H", "Content-Type: application/json"),
         *("-d", f"@{document}"),
     ]
 
 
-def post(errand: Errand, **body: Any) -> tuple[str, str | None]:
+def ask(errand: Errand, **body: Any) -> tuple[str, str | None]:
+    return post(errand, "/chat/completions", **{"messages": errand.messages} | body)
+
+
+def post(errand: Errand, path: str, **body: Any) -> tuple[str, str | None]:
     """The body of the answer and the request's id. Raises Refused."""
     with tempfile.TemporaryDirectory() as name:
         answer = Path(name) / "answer"
         told = "%{http_code} %header{x-request-id}"
         options = ["--retry", str(errand.retries), "--output", str(answer), "--write-out", told]
         done = subprocess.run(
-            [*command(errand, Path(name), body), *options], capture_output=True, text=True, check=True
+            [*command(errand, Path(name), path, body), *options], capture_output=True, text=True, check=True
         )
         status, _, request_id = done.stdout.partition(" ")
         if status != "200":
@@ -79,7 +83,7 @@ def spent(usage: Any) -> Note:
 
 
 def chat(errand: Errand) -> Note:
-    body, request_id = post(errand)
+    body, request_id = ask(errand)
     answer = json.loads(body)
     choice = answer["choices"][0]
     return {
@@ -92,7 +96,7 @@ def chat(errand: Errand) -> Note:
 
 
 def stream(errand: Errand) -> Note:
-    body, request_id = post(errand, stream=True, stream_options={"include_usage": True})
+    body, request_id = ask(errand, stream=True, stream_options={"include_usage": True})
     found = events(body)
     choices = [choice for event in found for choice in event["choices"]]
     return {
@@ -105,12 +109,12 @@ def stream(errand: Errand) -> Note:
 
 
 def tools(errand: Errand) -> Note:
-    choice = json.loads(post(errand, tools=TOOLS)[0])["choices"][0]
+    choice = json.loads(ask(errand, tools=TOOLS)[0])["choices"][0]
     return _answer_tools(errand, choice["message"], choice["finish_reason"])
 
 
 def tools_stream(errand: Errand) -> Note:
-    choices = [choice for event in events(post(errand, tools=TOOLS, stream=True)[0]) for choice in event["choices"]]
+    choices = [choice for event in events(ask(errand, tools=TOOLS, stream=True)[0]) for choice in event["choices"]]
     calls: list[Any] = []
     for fragment in [fragment for choice in choices for fragment in choice["delta"].get("tool_calls", [])]:
         if fragment["index"] == len(calls):
@@ -125,7 +129,7 @@ def _answer_tools(errand: Errand, message: Any, finish: str) -> Note:
     calls = message["tool_calls"]
     results = [{"role": "tool", "tool_call_id": call["id"], "content": RESULT} for call in calls]
     errand.options.pop("tool_choice", None)
-    answer = json.loads(post(errand, messages=[*errand.messages, message, *results], tools=TOOLS)[0])
+    answer = json.loads(ask(errand, messages=[*errand.messages, message, *results], tools=TOOLS)[0])
     return {
         "calls": [[call["function"]["name"], json.loads(call["function"]["arguments"])] for call in calls],
         "finish": finish,
@@ -135,7 +139,7 @@ def _answer_tools(errand: Errand, message: Any, finish: str) -> Note:
 
 def document(errand: Errand) -> Note:
     form = {"type": "json_schema", "json_schema": {"name": "harbour", "schema": HARBOUR}}
-    answer = json.loads(post(errand, response_format=form)[0])
+    answer = json.loads(ask(errand, response_format=form)[0])
     return {"document": json.loads(answer["choices"][0]["message"]["content"])}
 
 
@@ -144,7 +148,11 @@ def leave(errand: Errand) -> Note:
     with contextlib.ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         curl = opened.enter_context(
-            subprocess.Popen(command(errand, folder, {"stream": True}), stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command(errand, folder, "/chat/completions", {"messages": errand.messages, "stream": True}),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         )
         assert curl.stdout is not None
         while len(texts) < PIECES_BEFORE_LEAVING:
@@ -164,6 +172,31 @@ def models(errand: Errand) -> Note:
     return {"models": [model["id"] for model in get("/models")["data"]], "one": get(f"/models/{errand.model}")["id"]}
 
 
+def embed(errand: Errand) -> Note:
+    answer = json.loads(post(errand, "/embeddings", input=[errand.text, errand.text])[0])
+    return {
+        "vectors": [item["embedding"] for item in answer["data"]],
+        "usage": {"input": answer["usage"]["prompt_tokens"]},
+    }
+
+
+def complete(errand: Errand) -> Note:
+    answer = json.loads(post(errand, "/completions", prompt=errand.text)[0])
+    choice = answer["choices"][0]
+    return {"text": choice["text"], "finish": choice["finish_reason"], "usage": spent(answer["usage"])}
+
+
+def complete_stream(errand: Errand) -> Note:
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    found = events(post(errand, "/completions", prompt=errand.text, **options)[0])
+    choices = [choice for event in found for choice in event["choices"]]
+    return {
+        "text": "".join(choice["text"] for choice in choices),
+        "finish": choices[-1]["finish_reason"],
+        "usage": spent(found[-1]["usage"]),
+    }
+
+
 OPERATIONS = {
     "chat": chat,
     "stream": stream,
@@ -172,6 +205,9 @@ OPERATIONS = {
     "document": document,
     "leave": leave,
     "models": models,
+    "embed": embed,
+    "complete": complete,
+    "complete_stream": complete_stream,
 }
 
 if __name__ == "__main__":

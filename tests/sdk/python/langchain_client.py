@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.messages import HumanMessage, ToolMessage
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from tests.sdk.python import loop, things
 from tests.sdk.python.loop import PIECES_BEFORE_LEAVING, Errand, Note
@@ -89,6 +89,14 @@ def leave(errand: Errand) -> Note:
     return {"text": "".join(texts)}
 
 
+def embed(errand: Errand) -> Note:
+    # Otherwise it sends the token ids of OpenAI's own models.
+    embeddings = OpenAIEmbeddings(
+        base_url=errand.base_url, api_key=errand.key, model=errand.model, check_embedding_ctx_length=False
+    )
+    return {"vectors": embeddings.embed_documents([errand.text, errand.text])}
+
+
 OPERATIONS = {
     "chat": chat,
     "stream": stream,
@@ -96,6 +104,7 @@ OPERATIONS = {
     "tools_stream": tools_stream,
     "document": document,
     "leave": leave,
+    "embed": embed,
 }
 
 if __name__ == "__main__":

@@ -81,6 +81,17 @@ def leave(errand: Errand) -> Note:
     return {"text": "".join(texts)}
 
 
+def embed(errand: Errand) -> Note:
+    answer = litellm.embedding(
+        model=f"openai/{errand.model}",
+        input=[errand.text, errand.text],
+        api_base=errand.base_url,
+        api_key=errand.key,
+        **errand.options,
+    )
+    return {"vectors": [item["embedding"] for item in answer.data], "usage": {"input": answer.usage.prompt_tokens}}
+
+
 OPERATIONS = {
     "chat": chat,
     "stream": stream,
@@ -88,6 +99,7 @@ OPERATIONS = {
     "tools_stream": tools_stream,
     "document": document,
     "leave": leave,
+    "embed": embed,
 }
 
 if __name__ == "__main__":

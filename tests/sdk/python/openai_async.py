@@ -97,6 +97,30 @@ async def models(openai: AsyncOpenAI, errand: Errand) -> Note:
     return {"models": listed, "one": (await openai.models.retrieve(errand.model)).id}
 
 
+async def embed(openai: AsyncOpenAI, errand: Errand) -> Note:
+    """In base64 on the wire, which nobody asked for."""
+    answer = await openai.embeddings.create(model=errand.model, input=[errand.text, errand.text], **errand.options)
+    return {"vectors": [item.embedding for item in answer.data], "usage": {"input": answer.usage.prompt_tokens}}
+
+
+async def complete(openai: AsyncOpenAI, errand: Errand) -> Note:
+    answer = await openai.completions.create(model=errand.model, prompt=errand.text, **errand.options)
+    choice = answer.choices[0]
+    return {"text": choice.text, "finish": choice.finish_reason, "usage": things.spent(answer.usage)}
+
+
+async def complete_stream(openai: AsyncOpenAI, errand: Errand) -> Note:
+    asked: Any = {"model": errand.model, "prompt": errand.text} | errand.options
+    opened: Any = await openai.completions.create(stream=True, stream_options={"include_usage": True}, **asked)
+    events = [event async for event in opened]
+    choices = [choice for event in events for choice in event.choices]
+    return {
+        "text": "".join(choice.text for choice in choices),
+        "finish": choices[-1].finish_reason,
+        "usage": things.spent(events[-1].usage),
+    }
+
+
 def at_once(operation: Callable[[AsyncOpenAI, Errand], Awaitable[Note]]) -> Callable[[Errand], Note]:
     async def with_client(errand: Errand) -> Note:
         async with AsyncOpenAI(base_url=errand.base_url, api_key=errand.key, max_retries=errand.retries) as openai:
@@ -113,6 +137,9 @@ OPERATIONS = {
     "document": at_once(document),
     "leave": at_once(leave),
     "models": at_once(models),
+    "embed": at_once(embed),
+    "complete": at_once(complete),
+    "complete_stream": at_once(complete_stream),
 }
 
 if __name__ == "__main__":

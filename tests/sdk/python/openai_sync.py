@@ -106,6 +106,32 @@ def models(errand: Errand) -> Note:
         return {"models": [model.id for model in openai.models.list()], "one": openai.models.retrieve(errand.model).id}
 
 
+def embed(errand: Errand) -> Note:
+    """In base64 on the wire, which nobody asked for."""
+    with client(errand) as openai:
+        answer = openai.embeddings.create(model=errand.model, input=[errand.text, errand.text], **errand.options)
+    return {"vectors": [item.embedding for item in answer.data], "usage": {"input": answer.usage.prompt_tokens}}
+
+
+def complete(errand: Errand) -> Note:
+    with client(errand) as openai:
+        answer = openai.completions.create(model=errand.model, prompt=errand.text, **errand.options)
+    choice = answer.choices[0]
+    return {"text": choice.text, "finish": choice.finish_reason, "usage": things.spent(answer.usage)}
+
+
+def complete_stream(errand: Errand) -> Note:
+    with client(errand) as openai:
+        asked: Any = {"model": errand.model, "prompt": errand.text} | errand.options
+        events: Any = list(openai.completions.create(stream=True, stream_options={"include_usage": True}, **asked))
+    choices = [choice for event in events for choice in event.choices]
+    return {
+        "text": "".join(choice.text for choice in choices),
+        "finish": choices[-1].finish_reason,
+        "usage": things.spent(events[-1].usage),
+    }
+
+
 OPERATIONS = {
     "chat": chat,
     "stream": stream,
@@ -114,6 +140,9 @@ OPERATIONS = {
     "document": document,
     "leave": leave,
     "models": models,
+    "embed": embed,
+    "complete": complete,
+    "complete_stream": complete_stream,
 }
 
 if __name__ == "__main__":
