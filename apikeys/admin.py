@@ -28,10 +28,14 @@ class ApiKeyAdmin(admin.ModelAdmin):
     show_full_result_count = False
     readonly_fields = [
         "display", "name", "account", "created_at", "created_by", "last_used_at", "disabled_at", "revoked_at",
-        "replaces", "successor",
+        "replaces", "successor", "cap", "requests_per_minute", "tokens_per_minute", "concurrent_requests",
     ]  # fmt: skip
     fields = [*readonly_fields, "expires_at"]
     actions = ["disable", "enable", "revoke"]
+
+    @admin.display(description="spend cap")
+    def cap(self, key: ApiKey) -> str:
+        return str(keys.cap_of(key) or "none")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

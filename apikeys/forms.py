@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from django import forms
+from django.core.validators import MaxValueValidator
 
-from apikeys.keys import NAME_LENGTH
-from apikeys.models import ApiKey
+from accounts.models import Tier
+from apikeys import keys
+from apikeys.keys import NAME_LENGTH, PICO_PER_USD, SpendCap
+from apikeys.models import ApiKey, SpendPeriod
 
 DAY = 24 * 3600
 
@@ -32,6 +37,57 @@ class NewKeyForm(forms.Form):
     def lifetime(self) -> timedelta | None:
         days = self.cleaned_data["lifetime_days"]
         return timedelta(days=days) if days else None
+
+
+class LimitsForm(forms.Form):
+    """What a key may do, beside the limits of its account: those are for all of its keys together, and never looser."""
+
+    RATES: ClassVar = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
+
+    spend_cap = forms.DecimalField(
+        label="Spend cap in USD",
+        required=False,
+        min_value=Decimal("0.000001"),
+        max_value=1_000_000,
+        decimal_places=6,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+        help_text="A call that could cost more than is left is refused with 402. What was spent in the period counts.",
+    )
+    spend_period = forms.TypedChoiceField(
+        label="The cap counts",
+        choices=SpendPeriod.choices,
+        coerce=SpendPeriod,
+        initial=SpendPeriod.MONTH,
+        empty_value=SpendPeriod.MONTH,
+        required=False,
+        widget=forms.RadioSelect,
+        help_text="Days and months are those of UTC.",
+    )
+    requests_per_minute = forms.IntegerField(label="Requests per minute", required=False, min_value=1)
+    tokens_per_minute = forms.IntegerField(label="Tokens per minute", required=False, min_value=1)
+    concurrent_requests = forms.IntegerField(label="Requests at the same time", required=False, min_value=1)
+
+    def __init__(self, data: Mapping[str, str] | None, *, tier: Tier, key: ApiKey | None = None) -> None:
+        super().__init__(data, initial=_limits_of(key) if key else None)
+        for name in self.RATES:
+            most = getattr(tier, name)
+            self.fields[name].help_text = f"At most {most:,}, which is the limit of your account."
+            self.fields[name].validators.append(MaxValueValidator(most, f"Your account has a limit of {most:,}."))
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        return {name: self.cleaned_data[name] for name in self.RATES}
+
+    @property
+    def cap(self) -> SpendCap | None:
+        usd = self.cleaned_data["spend_cap"]
+        return SpendCap(int(usd * PICO_PER_USD), self.cleaned_data["spend_period"]) if usd else None
+
+
+def _limits_of(key: ApiKey) -> dict[str, Any]:
+    cap = keys.cap_of(key)
+    money = {"spend_cap": f"{Decimal(cap.amount) / PICO_PER_USD:f}", "spend_period": cap.period} if cap else {}
+    return {**{name: getattr(key, name) for name in LimitsForm.RATES}, **money}
 
 
 class RenameForm(forms.Form):

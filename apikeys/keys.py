@@ -106,15 +106,19 @@ def create(
     name: str,
     now: datetime,
     lifetime: timedelta | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    concurrent_requests: int | None = None,
     cap: SpendCap | None = None,
     creation_id: UUID | None = None,
     by: User | None = None,
 ) -> tuple[ApiKey, str]:
     """Create a key; returns it with its secret, which is never shown again.
 
-    Raises InvalidName, TooManyKeys, and AlreadyCreated for a second call with the same `creation_id`.
+    Raises InvalidName, InvalidLimit, TooManyKeys, and AlreadyCreated for a second call with the same `creation_id`.
     """
     name = _checked(name)
+    limits = _checked_limits(requests_per_minute, tokens_per_minute, concurrent_requests)
     with transaction.atomic():
         _lock(account)
         _insist_on_first(account, creation_id)
@@ -127,9 +131,12 @@ def create(
             expires_at=expires_at,
             creation_id=creation_id,
             created_by=by,
+            **dict(zip(_LIMITS, limits, strict=True)),
             **_columns(cap),
         )
         audit.record(Action.KEY_CREATED, account=account, by=by, object=str(key))
+        if any(limits):
+            _record_limits(key, (None, None, None), limits, by)
         if cap:
             _record_cap(key, None, cap, by)
     return key, secret
@@ -168,9 +175,7 @@ def set_limits(
 
     The gateway follows within a second. Raises InvalidLimit.
     """
-    limits = (requests_per_minute, tokens_per_minute, concurrent_requests)
-    if not all(limit is None or 1 <= limit <= LARGEST_LIMIT for limit in limits):
-        raise InvalidLimit(f"A limit is a number from 1 to {LARGEST_LIMIT:,}.")
+    limits = _checked_limits(requests_per_minute, tokens_per_minute, concurrent_requests)
     with transaction.atomic():
         held = ApiKey.objects.select_for_update(no_key=True).values_list(*_LIMITS)
         before = held.get(pk=key.pk)
@@ -178,8 +183,7 @@ def set_limits(
             return
         key.requests_per_minute, key.tokens_per_minute, key.concurrent_requests = limits
         key.save(update_fields=_LIMITS)
-        details = {"before": _told_limits(*before), "limits": _told_limits(*limits)}
-        audit.record(Action.KEY_LIMITS_SET, account=key.account, by=by, object=str(key), details=details)
+        _record_limits(key, before, limits, by)
 
 
 def cap_of(key: ApiKey) -> SpendCap | None:
@@ -266,6 +270,19 @@ def _checked(name: str) -> str:
     if not 1 <= len(name) <= NAME_LENGTH:
         raise InvalidName(f"A key needs a name of 1 to {NAME_LENGTH} characters.")
     return name
+
+
+def _checked_limits(*limits: int | None) -> tuple[int | None, ...]:
+    if not all(limit is None or 1 <= limit <= LARGEST_LIMIT for limit in limits):
+        raise InvalidLimit(f"A limit is a number from 1 to {LARGEST_LIMIT:,}.")
+    return limits
+
+
+def _record_limits(
+    key: ApiKey, before: tuple[int | None, ...], limits: tuple[int | None, ...], by: User | None
+) -> None:
+    details = {"before": _told_limits(*before), "limits": _told_limits(*limits)}
+    audit.record(Action.KEY_LIMITS_SET, account=key.account, by=by, object=str(key), details=details)
 
 
 def _record_cap(key: ApiKey, before: SpendCap | None, cap: SpendCap | None, by: User | None) -> None:

@@ -16,7 +16,7 @@ from accounts import access
 from accounts.access import Permission, requires
 from accounts.models import Membership
 from apikeys import keys as domain
-from apikeys.forms import NewKeyForm, RenameForm, RevokeForm, RotateForm
+from apikeys.forms import LimitsForm, NewKeyForm, RenameForm, RevokeForm, RotateForm
 from apikeys.models import ApiKey
 
 PAGE_SIZE = 50
@@ -45,12 +45,15 @@ def keys(request: HttpRequest, membership: Membership) -> HttpResponse:
 @reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
 def create(request: HttpRequest, membership: Membership) -> HttpResponse:
     form = NewKeyForm(request.POST or None, initial={"creation_id": uuid4(), "lifetime_days": ""})
-    if form.is_valid():
+    limits = LimitsForm(request.POST or None, tier=membership.account.tier)
+    if form.is_valid() and limits.is_valid():
         try:
             key, secret = domain.create(
                 account=membership.account,
                 name=form.cleaned_data["name"],
                 lifetime=form.lifetime,
+                cap=limits.cap,
+                **limits.limits,
                 creation_id=form.cleaned_data["creation_id"],
                 now=datetime.now(UTC),
                 by=membership.user,
@@ -61,7 +64,7 @@ def create(request: HttpRequest, membership: Membership) -> HttpResponse:
             form.add_error(None, str(refusal))
         else:
             return render(request, "apikeys/secret.html", {"key": key, "secret": secret})
-    return render(request, "apikeys/create.html", {"form": form})
+    return render(request, "apikeys/create.html", {"form": form, "limits": limits})
 
 
 @require_safe
@@ -81,6 +84,20 @@ def rename(request: HttpRequest, membership: Membership, key_id: int) -> HttpRes
         return _key_page(request, membership, key, form)
     domain.rename(key=key, name=form.cleaned_data["name"], by=membership.user)
     messages.success(request, f"The key is now called {key.name}.")
+    return redirect("apikeys:key", key.pk)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+@requires(Permission.MANAGE_OWN_KEYS)
+def limits(request: HttpRequest, membership: Membership, key_id: int) -> HttpResponse:
+    key = _to_change(membership, key_id)
+    form = LimitsForm(request.POST or None, tier=membership.account.tier, key=key)
+    if not form.is_valid():
+        return render(request, "apikeys/limits.html", {"form": form, "key": key})
+    domain.set_limits(key=key, by=membership.user, **form.limits)
+    domain.set_spend_cap(key=key, cap=form.cap, by=membership.user)
+    messages.success(request, f"The limits of {key.name} are changed.")
     return redirect("apikeys:key", key.pk)
 
 

@@ -17,13 +17,16 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Account, AuditEvent, Membership, Tier, User
-from apikeys.models import ApiKey
+from apikeys import keys
+from apikeys.keys import SpendCap
+from apikeys.models import ApiKey, SpendPeriod
 from billing import ledger
 from billing.models import (
     BooksCheck,
     CreditLot,
     GatewayProcess,
     Hold,
+    KeyBudget,
     LanguageModel,
     LateUsageRecord,
     PriceVersion,
@@ -41,7 +44,7 @@ from tests import factories, people
 pytestmark = pytest.mark.django_db
 
 MONEY = [
-    Wallet, Transfer, CreditLot, BooksCheck,
+    Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
 ]  # fmt: skip
 OURS = [*MONEY, LanguageModel, PriceVersion, Backend, Route, ApiKey, User, Account, AuditEvent, Membership, Tier]
@@ -58,6 +61,7 @@ def one_of_each() -> Account:
     factories.credit(account, 1_000)
     call = factories.recorded(account, 7)
     ledger.settle(account_id=account.pk)
+    keys.set_spend_cap(key=account.api_keys.earliest("id"), cap=SpendCap(1_000, SpendPeriod.DAY))
     factories.recorded(account, 5)
     now = datetime.now(UTC)
     hour = now.replace(minute=0, second=0, microsecond=0)

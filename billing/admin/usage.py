@@ -19,6 +19,7 @@ from billing.admin.base import CallRowsAdmin, CustomerRowsAdmin, ReadOnlyAdmin, 
 from billing.models import (
     GatewayProcess,
     Hold,
+    KeyBudget,
     LateUsageRecord,
     RefusedCalls,
     ReleasedHolds,
@@ -81,9 +82,22 @@ class HoldAdmin(CallRowsAdmin):
     list_select_related = ["account__account", "model"]
     fields = [
         "id", "account", "api_key", "model", "price_version", dollars("amount"), dollars("available_after"),
-        "streamed", "owner", "backend", "attempt", "checkpoint_input_tokens", "checkpoint_output_tokens",
-        "admitted_at", "expires_at", "resolved_at",
+        "budget", dollars("budget_left_after"), "streamed", "owner", "backend", "attempt",
+        "checkpoint_input_tokens", "checkpoint_output_tokens", "admitted_at", "expires_at", "resolved_at",
     ]  # fmt: skip
+
+
+@admin.register(KeyBudget)
+class KeyBudgetAdmin(CustomerRowsAdmin):
+    owner = "line__account"
+    list_display = ["starts_at", "period", "line", "account", dollars("spent"), dollars("held")]
+    list_filter = ["period"]
+    list_select_related = ["line__account"]
+    fields = ["line", "period", "starts_at", dollars("spent"), dollars("held")]
+
+    @admin.display(description="account")
+    def account(self, budget: KeyBudget) -> str:
+        return str(budget.line.account)
 
 
 @admin.register(LateUsageRecord)

@@ -11,6 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from apikeys import keys
+from apikeys.keys import SpendCap
+from apikeys.models import SpendPeriod
 from billing import settlement
 from tests import factories, people
 from tests.browser.conftest import NewPage
@@ -20,7 +22,7 @@ from tests.stack import Stack
 STRANGERS = ["/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/sandbox/mailbox/", "/nowhere"]
 CUSTOMERS = [
     *("/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
-    *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
+    *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/limits/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
     *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
     *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),
 ]
@@ -57,6 +59,8 @@ def test_a_strangers_pages_can_be_used_by_everybody(new_page: NewPage, stack: St
 def test_a_customers_pages_can_be_used_by_everybody(new_page: NewPage, stack: Stack, screen: str) -> None:
     account, email = people.customer("alice", password=people.PASSWORD)
     key, _ = keys.create(account=account, name="her laptop", now=datetime.now(UTC), by=account.users.get())
+    keys.set_limits(key=key, requests_per_minute=30, tokens_per_minute=None, concurrent_requests=2)
+    keys.set_spend_cap(key=key, cap=SpendCap(10**8, SpendPeriod.MONTH))
     factories.credit(account, 10**12)
     call = factories.recorded(account, 38_400_000)
     settlement.settle_accounts(account_ids=[account.pk])
