@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID, uuid4
@@ -33,7 +33,9 @@ from hypothesis.stateful import (
 )
 from psycopg import AsyncConnection
 
-from apikeys.models import ApiKey
+from apikeys import keys
+from apikeys.keys import SpendCap
+from apikeys.models import SpendPeriod
 from billing import holds, ledger, settlement, usage
 from billing.holds import Checkpoint
 from billing.ledger import Ask
@@ -69,6 +71,8 @@ some_call = st.builds(
     quarters=st.none() | charged,
 )
 batches = st.integers(1, 4)
+often = st.sampled_from([True, True, True, False])
+caps = st.builds(SpendCap, amount=st.integers(1, 120), period=st.sampled_from(SpendPeriod))
 some_calls = st.lists(some_call, min_size=1, max_size=8)
 paid = st.tuples(st.just(CreditLot.Kind.PAID), st.none())
 promotional = st.tuples(st.just(CreditLot.Kind.PROMOTIONAL), st.sampled_from([*EXPIRIES, None]))
@@ -109,7 +113,10 @@ class WalletMachine(RuleBasedStateMachine):
         self.gateway = Gateway()
         self.boot = uuid4()
         self.accounts = [factories.account() for _ in range(2)]
-        self.keys = [ApiKey.objects.get(account=account).pk for account in self.accounts]
+        # A line of two keys each: what is counted by line must not be counted by key.
+        self.lines = [[account.api_keys.get()] for account in self.accounts]
+        for line in self.lines:
+            line.append(keys.rotate(key=line[0], overlap=timedelta(days=1), now=datetime.now(UTC))[0])
         self.models = {account.pk: wallet_model.Wallet() for account in self.accounts}
         self.asks: dict[UUID, Ask] = {}
 
@@ -146,9 +153,18 @@ class WalletMachine(RuleBasedStateMachine):
         with pytest.raises(ledger.CauseReused):
             move(account, post.amount + (changed == "amount"), cause=post.cause)
 
-    @rule(target=calls, wanted=some_calls, wait=st.booleans(), bell=st.none() | batches)
-    def serve(self, wanted: list[Call], wait: bool, bell: int | None) -> Any:
-        admitted = self.reserved([self.ask(call) for call in wanted], wanted, wait=wait)
+    @rule(of=wallets, cap=st.none() | caps)
+    def set_spend_cap(self, of: int, cap: SpendCap | None) -> None:
+        keys.set_spend_cap(key=self.lines[of][1], cap=cap)
+        self.model(of).cap = cap
+
+    @rule(target=calls, wanted=some_calls, wait=st.booleans(), bell=st.none() | batches, opened=often)
+    def serve(self, wanted: list[Call], wait: bool, bell: int | None, opened: bool) -> Any:
+        asks = [self.ask(call) for call in wanted]
+        for ask in asks if opened else []:
+            self.gateway.run(lambda database, ask=ask: ledger.open_budget(database, ask))  # type: ignore[misc]
+            self.models[ask.account_id].open_budget(ask.admitted_at)
+        admitted = self.reserved(asks, wanted, wait=wait)
         self.ring(bell)
         return admitted
 
@@ -231,8 +247,8 @@ class WalletMachine(RuleBasedStateMachine):
     def ask(self, call: Call) -> Ask:
         made = UUID(int=int(call.moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0b10 << 62 | next(_call_numbers))
         self.asks[made] = Ask(
-            id=made, account_id=self.accounts[call.of].pk, api_key_id=self.keys[call.of], amount=call.amount,
-            model_id=price().model_id, price_version_id=price().pk, streamed=False, owner=self.boot,
+            id=made, account_id=self.accounts[call.of].pk, api_key_id=self.lines[call.of][made.int % 2].pk,
+            amount=call.amount, model_id=price().model_id, price_version_id=price().pk, streamed=False, owner=self.boot,
             admitted_at=call.moment, lifetime_seconds=-1 if call.overdue else 720,
         )  # fmt: skip
         return self.asks[made]

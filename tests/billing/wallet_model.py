@@ -17,7 +17,9 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from billing.ledger import SETTLEMENT_BATCH, Answer, Ask, Settlement
+from apikeys.keys import SpendCap
+from apikeys.models import SpendPeriod
+from billing.ledger import SETTLEMENT_BATCH, Answer, Ask, Settlement, Share
 from billing.models import CreditLot
 from billing.usage import Outcome
 
@@ -27,6 +29,15 @@ MIDNIGHT = datetime.combine(datetime.now(UTC).date() + timedelta(days=1), dateti
 MOMENTS = [MIDNIGHT + timedelta(minutes=30) * step for step in range(-2, 3)]
 EXPIRIES = MOMENTS[1:4]
 INPUT_RATE, OUTPUT_RATE = 2, 5  # Of the price by which swept calls are charged.
+
+
+Period = tuple[SpendPeriod, date]  # And its first day.
+
+
+def period_of(period: SpendPeriod, moment: datetime) -> Period:
+    day = moment.date()
+    first = {SpendPeriod.DAY: day, SpendPeriod.MONTH: day.replace(day=1), SpendPeriod.TOTAL: date(1970, 1, 1)}
+    return period, first[period]
 
 
 @dataclass
@@ -50,6 +61,8 @@ class Hold:
     admitted_at: datetime
     available_after: int
     overdue: bool
+    budget: Period | None = None
+    budget_left_after: int | None = None
     tokens: tuple[int, int] | None = None  # Input and output at the last checkpoint.
     swept: bool = False
 
@@ -82,7 +95,7 @@ class Wallet:
     posted: int = 0
     debt: int = 0
     seq: int = 0
-    opened: int = 0
+    admitted: int = 0
     recorded: int = 0
     released: int = 0
     lots: list[Lot] = field(default_factory=list)
@@ -90,6 +103,8 @@ class Wallet:
     records: dict[UUID, Record] = field(default_factory=dict)
     late: dict[UUID, int] = field(default_factory=dict)
     usage: Counter[date] = field(default_factory=Counter)
+    cap: SpendCap | None = None  # Of the one line of keys that it has.
+    opened: set[Period] = field(default_factory=set)
 
     @property
     def held(self) -> int:
@@ -117,10 +132,32 @@ class Wallet:
         self.seq += 1
         return True
 
-    def admit(self, ask: Ask, available_after: int) -> None:
-        overdue = ask.lifetime_seconds < 0
-        self.holds[ask.id] = Hold(ask.id, ask.amount, ask.admitted_at, available_after, overdue)
-        self.opened += 1
+    def budget_of(self, moment: datetime) -> Period | None:
+        return period_of(self.cap.period, moment) if self.cap else None
+
+    def open_budget(self, moment: datetime) -> None:
+        if (budget := self.budget_of(moment)) is not None:
+            self.opened.add(budget)
+
+    def spent_and_held(self, budget: Period) -> list[int]:
+        """What every call of the period was charged, and what those that run were admitted for under a cap."""
+        settled = [made for made in self.records.values() if made.settled]
+        spent = sum(made.charge for made in settled if period_of(budget[0], made.admitted_at) == budget)
+        return [spent, sum(hold.amount for hold in self.holds.values() if hold.budget == budget)]
+
+    def share_at(self, moment: datetime) -> Share | None:
+        budget = self.budget_of(moment)
+        if self.cap is None or budget is None or not self.exists:
+            return None
+        left = self.cap.amount - sum(self.spent_and_held(budget)) if budget in self.opened else None
+        return Share(self.cap.amount, self.cap.period, left)
+
+    def admit(self, ask: Ask, available_after: int, budget_left_after: int | None) -> None:
+        overdue, budget = ask.lifetime_seconds < 0, self.budget_of(ask.admitted_at)
+        self.holds[ask.id] = Hold(
+            ask.id, ask.amount, ask.admitted_at, available_after, overdue, budget, budget_left_after
+        )
+        self.admitted += 1
 
     def checkpoint(self, call: UUID, tokens: tuple[int, int]) -> None:
         if call in self.holds and not self.holds[call].swept:
@@ -202,9 +239,12 @@ class Wallet:
 
     def as_stored(self) -> dict[str, Any]:
         """What `stored` must find: for what is not there, None."""
-        row = [self.posted, self.held, self.debt, self.seq, self.opened, self.recorded, self.released]
+        row = [self.posted, self.held, self.debt, self.seq, self.admitted, self.recorded, self.released]
         lots = [[lot.kind, lot.remaining, lot.expires_at and lot.expires_at.timestamp()] for lot in self.lots]
-        running = {str(hold.id): [hold.amount, hold.available_after, hold.swept] for hold in self.holds.values()}
+        running = {
+            str(hold.id): [hold.amount, hold.available_after, hold.budget_left_after, hold.swept]
+            for hold in self.holds.values()
+        }
         records = {str(made.id): [made.charge, made.outcome, made.settled] for made in self.records.values()}
         return {
             "wallet": row if self.exists else None,
@@ -212,6 +252,8 @@ class Wallet:
             "holds": running or None,
             "records": records or None,
             "late": {str(call): charge for call, charge in self.late.items()} or None,
+            "budgets": {f"{period} {first}": self.spent_and_held((period, first)) for period, first in self.opened}
+            or None,
             "days": {str(day): amount for day, amount in self.usage.items() if amount} or None,
         }
 
@@ -219,20 +261,27 @@ class Wallet:
 def reserve(wallets: Mapping[int, Wallet], asks: Sequence[Ask], *, wait: bool) -> list[Answer] | None:
     """Admit by running sum, in the order asked; None where a repeated id keeps the whole batch out."""
     asked: Counter[int] = Counter()
+    asked_of_budget: Counter[tuple[int, Period | None]] = Counter()
     answers, admissions = [], []
     for ask in asks:
         wallet = wallets[ask.account_id]
         asked[ask.account_id] += ask.amount
         available_after = wallet.available - asked[ask.account_id]
         admitted = wallet.exists and available_after >= 0
-        answers.append(Answer(ask.id, admitted, wallet.available if wallet.exists or wait else None))
+        share, budget = wallet.share_at(ask.admitted_at), (ask.account_id, wallet.budget_of(ask.admitted_at))
+        left_after = None
+        if share is not None:
+            asked_of_budget[budget] += ask.amount
+            left_after = None if share.left is None else share.left - asked_of_budget[budget]
+            admitted = admitted and left_after is not None and left_after >= 0
+        answers.append(Answer(ask.id, admitted, wallet.available if wallet.exists or wait else None, share))
         if admitted:
-            admissions.append((wallet, ask, available_after))
-    ids = [ask.id for _, ask, _ in admissions]
-    if len(set(ids)) < len(ids) or any(ask.id in wallet.holds for wallet, ask, _ in admissions):
+            admissions.append((wallet, ask, available_after, left_after))
+    ids = [ask.id for _, ask, _, _ in admissions]
+    if len(set(ids)) < len(ids) or any(ask.id in wallet.holds for wallet, ask, _, _ in admissions):
         return None
-    for wallet, ask, available_after in admissions:
-        wallet.admit(ask, available_after)
+    for wallet, ask, available_after, left_after in admissions:
+        wallet.admit(ask, available_after, left_after)
     return answers
 
 
@@ -243,12 +292,17 @@ SELECT account.id,
           FROM billing_wallet WHERE account_id = account.id) AS wallet,
        (SELECT jsonb_agg(jsonb_build_array(kind, remaining, extract(epoch FROM expires_at)) ORDER BY id)
           FROM billing_creditlot WHERE wallet_id = account.id) AS lots,
-       (SELECT jsonb_object_agg(id, jsonb_build_array(amount, available_after, resolved_at IS NOT NULL))
+       (SELECT jsonb_object_agg(id, jsonb_build_array(amount, available_after, budget_left_after,
+                                                          resolved_at IS NOT NULL))
           FROM billing_hold WHERE account_id = account.id) AS holds,
        (SELECT jsonb_object_agg(id, jsonb_build_array(charge, outcome, settled_at IS NOT NULL))
           FROM billing_usagerecord WHERE account_id = account.id) AS records,
        (SELECT jsonb_object_agg(id, record -> 'charge')
           FROM billing_lateusagerecord WHERE account_id = account.id) AS late,
+       (SELECT jsonb_object_agg(period || ' ' || (starts_at AT TIME ZONE 'UTC')::date,
+                                jsonb_build_array(budget.spent, budget.held))
+          FROM billing_keybudget budget JOIN apikeys_apikey key ON key.id = line_id
+         WHERE key.account_id = account.id) AS budgets,
        (SELECT jsonb_object_agg(day, amount)
           FROM (SELECT day, sum(amount) AS amount FROM billing_transfer
                  WHERE wallet_id = account.id AND kind = 'usage' GROUP BY day) usage) AS days
