@@ -43,7 +43,7 @@ def test_both_formats_hold_the_same_numbers(stack: Stack, lab: Lab) -> None:
     assert read == pytest.approx(vector, abs=1e-6)
     assert set(floats) == {"object", "model", "data", "usage"}
     assert floats["usage"] == packed["usage"]
-    assert set(floats["usage"]) == {"prompt_tokens", "total_tokens"}
+    assert set(floats["usage"]) == {"prompt_tokens", "total_tokens", "cost"}
 
 
 def test_dimensions_are_passed_on(stack: Stack, lab: Lab) -> None:
