@@ -152,7 +152,7 @@ class Wallet:
         left = self.cap.amount - sum(self.spent_and_held(budget)) if budget in self.opened else None
         return Share(self.cap.amount, self.cap.period, left)
 
-    def admit(self, ask: Ask, available_after: int, budget_left_after: int | None) -> None:
+    def admit(self, ask: Ask, available_after: int, budget_left_after: int | None = None) -> None:
         overdue, budget = ask.lifetime_seconds < 0, self.budget_of(ask.admitted_at)
         self.holds[ask.id] = Hold(
             ask.id, ask.amount, ask.admitted_at, available_after, overdue, budget, budget_left_after
