@@ -184,6 +184,8 @@ class UsageAnswer(Struct):
 
 
 class AccountView(GatewayView):
+    counted = False
+
     @contextlib.asynccontextmanager
     async def database(self) -> AsyncIterator[AsyncConnection[Any]]:
         try:

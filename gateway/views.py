@@ -60,6 +60,7 @@ class GatewayView(APIView):
     """Every view wants a key unless it says that it is public. Returns None where all was sent already."""
 
     public = False
+    counted = True  # What it refuses is counted with the calls that were refused.
     request: Exchange  # type: ignore[assignment]  # DRF wraps Django's request; the lean path has no need to.
 
     process: GatewayProcess
@@ -84,7 +85,7 @@ class GatewayView(APIView):
         refusal = errors.translate(error, request_id=self.request.id)
         if isinstance(refusal, MethodNotAllowed):
             refusal.headers["Allow"] = ", ".join(self.allowed_methods)
-        if not self.request.admitted:
+        if self.counted and not self.request.admitted:
             account = self.request.key.account_id if self.request.key else None
             self.process.refusals[account, refusal.status_code, refusal.code] += 1
         return errors.response_to(refusal)

@@ -14,7 +14,7 @@ from apikeys import keys
 from apikeys.keys import SpendCap
 from apikeys.models import ApiKey, SpendPeriod
 from billing import money, partitions
-from billing.models import UsageRecord, Wallet
+from billing.models import RefusedCalls, UsageRecord, Wallet
 from tests import factories
 from tests.billing.looking import called
 from tests.gateway import wire
@@ -343,3 +343,11 @@ def test_questions_cost_nothing_and_take_nothing_of_the_limits(stack: Stack) -> 
         assert look(stack, charlie, "balance").status == 200
     assert charlie.taken() == (0, 0, 0)
     assert UsageRecord.objects.filter(account=charlie.account).count() == 0
+
+
+def test_a_question_that_is_refused_is_no_refused_call(stack: Stack, alice: Customer) -> None:
+    assert look(stack, alice, "generations/x").status == 404
+    assert look(stack, alice, "usage", limit=0).status == 400
+    assert wire.ask(stack.webs[1], alice.secret, b"{}").status == 400
+    counted = RefusedCalls.objects.filter(account=alice.account)
+    assert until(lambda: list(counted.values_list("code", "calls"))) == [("invalid_request", 1)]
