@@ -12,6 +12,10 @@ from accounts.models import Account
 WORDS = {
     "account_disabled": "the account was disabled",
     "client_closed": "you hung up before the answer began",
+    "context_length_exceeded": "the prompt was longer than the model's context",
+    "idempotency_key_in_use": "the first call with this Idempotency-Key was still running",
+    "idempotency_key_reused": "the Idempotency-Key was used with another body",
+    "idempotent_answer_not_kept": "the answer of the first call was too large to be repeated",
     "insufficient_balance": "the balance was too low",
     "invalid_prompt": "the model did not take the prompt",
     "invalid_request": "the request was not valid",
@@ -27,6 +31,8 @@ WORDS = {
     "request_too_large": "the body was too large",
     "service_unavailable": "our service was unavailable",
     "unknown_url": "there is no such address",
+    "unsupported_content_encoding": "the body was packed in an unknown way",
+    "unsupported_model": "the model is of another type",
 }
 
 

@@ -9,6 +9,7 @@ the id of the request, and leaves as a plain 500. No message ever repeats a key,
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
@@ -272,6 +273,13 @@ class BackendUnavailable(Unavailable):
             retryable=False if timed_out else None,
             retry_after=BACKEND_SECONDS if asked is None else min(max(asked, 1), RETRY_SECONDS_AT_MOST),
         )
+
+
+def kinds(of: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:
+    """Every kind of refusal that there is."""
+    for kind in of.__subclasses__():
+        yield kind
+        yield from kinds(kind)
 
 
 def envelope(error: GatewayError) -> bytes:

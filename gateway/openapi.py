@@ -315,7 +315,7 @@ class GatewaySchema(AutoSchema):
         if not self.view.public:
             refusals |= set(_WITH_KEY)
         if self.form is not None:
-            refusals |= set(_kinds(GatewayError)) - _NOT_OF_CALLS
+            refusals |= set(errors.kinds()) - _NOT_OF_CALLS
         return refusals
 
 
@@ -385,12 +385,6 @@ def _codes(refusals: Iterable[type[GatewayError]]) -> dict[int, list[str]]:
     for refusal in refusals:
         codes.setdefault(refusal.status_code, set()).update(refusal.codes())
     return {status: sorted(codes[status]) for status in sorted(codes)}
-
-
-def _kinds(of: type[GatewayError]) -> Iterator[type[GatewayError]]:
-    for kind in of.__subclasses__():
-        yield kind
-        yield from _kinds(kind)
 
 
 def _header(

@@ -42,8 +42,10 @@ def alice(stack: Stack, django_db_blocker: DjangoDbBlocker) -> Iterator[Customer
 @settings(max_examples=15, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_no_answer_is_a_fault_and_every_one_is_documented(case: Any, stack: Stack, lab: Lab, alice: Customer) -> None:
     models = {"/v1/chat/completions": lab.of_two, "/v1/completions": lab.completion, "/v1/embeddings": lab.embedding}
-    if case.path in models and case.meta and case.meta.generation.mode.is_positive:
-        case.body["model"] = models[case.path]  # Else nothing would ever be found.
+    positive = case.meta is not None and case.meta.generation.mode.is_positive
+    # Else no model would ever be found, or every one.
+    if positive and case.path in models and len(json.dumps(case.body)) % 2:
+        case.body["model"] = models[case.path]
     headers = {"Authorization": f"Bearer {alice.secret}"}
     case.call_and_validate(base_url=stack.webs[0].url, headers=headers, excluded_checks=EXCEPT)
 
