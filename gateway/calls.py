@@ -19,7 +19,15 @@ from billing.pricing import Price
 from billing.usage import Outcome, Record
 from gateway import errors, frames, idempotency, metering, relay
 from gateway.directory import Model
-from gateway.errors import GatewayError, InvalidRequest, ModelNotFound, Unavailable, WrongModel
+from gateway.errors import (
+    ContextLengthExceeded,
+    GatewayError,
+    InsufficientBalance,
+    InvalidRequest,
+    ModelNotFound,
+    Unavailable,
+    WrongModel,
+)
 from gateway.exchange import Exchange
 from gateway.idempotency import Claim, Kept
 from gateway.metering import Meter
@@ -116,6 +124,8 @@ def _on_sale(process: GatewayProcess, key: KeyFacts, parsed: Parsed, at: datetim
             f"max_tokens is {parsed.request.output_limit}, but {name} writes at most {model.max_output_tokens}.",
             param="max_tokens",
         )
+    if metering.input_least(parsed) > model.context_tokens * parsed.request.prompts:
+        raise ContextLengthExceeded(context_tokens=model.context_tokens, param=parsed.prompt_name)
     return model, price
 
 
@@ -129,7 +139,7 @@ async def _limited(
     admitted_at: datetime,
 ) -> Call:
     """The call, once it has passed the rate limits."""
-    estimate = metering.input_estimate(parsed, context_tokens=model.context_tokens)
+    estimate = metering.input_estimate(parsed, family=model.family, context_tokens=model.context_tokens)
     output = metering.output_bound(parsed)
     bound = metering.input_bound(parsed, context_tokens=model.context_tokens)
     held = price.ceiling(input_tokens=bound, output_tokens=output)
@@ -171,10 +181,19 @@ async def _admit(process: GatewayProcess, call: Call) -> None:
     try:
         await process.admission.admit(ask)
         call.exchange.admitted = True
-    except BaseException:
+    except BaseException as refusal:
         process.running.pop(call.id, None)
         await process.limits.give_back(call.lease, refused=True)
+        if isinstance(refusal, InsufficientBalance):
+            raise _what_would_fit(call, refusal) from None
         raise
+
+
+def _what_would_fit(call: Call, refusal: InsufficientBalance) -> InsufficientBalance:
+    affordable = metering.affordable_output(
+        call.parsed, call.price, context_tokens=call.model.context_tokens, available=refusal.available
+    )
+    return InsufficientBalance(needed=call.held, available=refusal.available, affordable=affordable)
 
 
 async def _end_free(process: GatewayProcess, call: Call, *, reason: str) -> None:

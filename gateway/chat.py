@@ -6,6 +6,7 @@ on to the backend and never fetched by us. What a model makes of tools and schem
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -144,11 +145,14 @@ class ChatCompletionRequest(Sampled, kw_only=True):
     def text_only(self) -> bool:
         return all(isinstance(part, Text) for message in self.messages for part in _parts(message))
 
-    def text_bytes(self, fields: dict[str, Any]) -> int:
+    def texts(self, fields: dict[str, Any]) -> Iterator[bytes]:
         said = [fields.get("tools"), fields.get("functions")]
         said += [message.get(name) for message in fields["messages"] for name in ("tool_calls", "function_call")]
-        size = sum(len(msgspec.json.encode(value)) for value in said if value)
-        return size + sum(_text_bytes(message) for message in self.messages)
+        yield from (msgspec.json.encode(value) for value in said if value)
+        for message in self.messages:
+            if isinstance(message.content, str):
+                yield message.content.encode()
+            yield from (part.text.encode() for part in _parts(message) if isinstance(part, Text))
 
     def check(self) -> None:
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
@@ -205,9 +209,3 @@ def _as_system(messages: msgspec.Raw) -> list[dict[str, msgspec.Raw]]:
 
 def _parts(message: Message) -> list[Part]:
     return message.content if isinstance(message.content, list) else []
-
-
-def _text_bytes(message: Message) -> int:
-    if isinstance(message.content, str):
-        return len(message.content.encode())
-    return sum(len(part.text.encode()) for part in _parts(message) if isinstance(part, Text))

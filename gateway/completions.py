@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
@@ -41,9 +42,8 @@ class CompletionRequest(Sampled, kw_only=True):
     def token_ids(self) -> int:
         return sum(len(prompt) for prompt in self._each() if isinstance(prompt, list))
 
-    def text_bytes(self, fields: dict[str, Any]) -> int:
-        texts = [*self._each(), self.suffix]
-        return sum(len(text.encode()) for text in texts if isinstance(text, str))
+    def texts(self, fields: dict[str, Any]) -> Iterator[bytes]:
+        yield from (text.encode() for text in (*self._each(), self.suffix) if isinstance(text, str))
 
     def forget_texts(self) -> None:
         self.prompt = [""] * self.prompts

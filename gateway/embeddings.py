@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -30,8 +31,8 @@ class EmbeddingRequest(Request, kw_only=True):
     def prompts(self) -> int:
         return len(self._texts())
 
-    def text_bytes(self, fields: dict[str, Any]) -> int:
-        return sum(len(text.encode()) for text in self._texts())
+    def texts(self, fields: dict[str, Any]) -> Iterator[bytes]:
+        yield from (text.encode() for text in self._texts())
 
     def forget_texts(self) -> None:
         self.input = [""] * self.prompts

@@ -224,11 +224,14 @@ class InsufficientBalance(GatewayError):
     type = "insufficient_quota"
     default_code = "insufficient_balance"
 
-    def __init__(self, *, needed: int, available: int) -> None:
+    def __init__(self, *, needed: int, available: int, affordable: int = 0) -> None:
+        """`affordable` is the largest max_tokens that would fit; 0 if none does."""
+        advice = f"Top up, or ask for max_tokens of at most {affordable}." if affordable else "Please top up."
         super().__init__(
             f"This request can cost up to {money.usd(needed)} USD, but the balance has "
-            f"{money.usd(max(available, 0))} USD to spend. Top up, or ask for fewer max_tokens."
+            f"{money.usd(max(available, 0))} USD to spend. {advice}"
         )
+        self.available = available
 
 
 class KeyBudgetExceeded(GatewayError):

@@ -70,7 +70,7 @@ def explained(words: bytes, parsed: Parsed, *, context_tokens: int) -> GatewayEr
     """The refusal that a backend's answer to this request means."""
     text = words.decode(errors="replace")
     if CONTEXT.search(text):
-        return ContextLengthExceeded(context_tokens=context_tokens, param=_prompt(parsed))
+        return ContextLengthExceeded(context_tokens=context_tokens, param=parsed.prompt_name)
     for reason in REASONS:
         if reason.fits(text, parsed):
             return BackendRefusedPrompt(f"{reason.message} Nothing was charged.", param=reason.param)
@@ -101,10 +101,6 @@ def _named(words: bytes, text: str, fields: Container[str]) -> str | None:
 
 def _is_fault(fault: Any) -> bool:
     return isinstance(fault, dict) and isinstance(fault.get("loc"), list)
-
-
-def _prompt(parsed: Parsed) -> str:
-    return next((name for name in ("messages", "prompt", "input") if name in parsed.fields), "messages")
 
 
 def _error(words: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -25,6 +26,7 @@ ELEMENT_LIMIT = 1_000_000
 DEPTH_LIMIT = 200
 MESSAGE_LIMIT = 200  # Characters of what a refusal says of a fault.
 
+_ASCII = bytes(range(128))
 # While it is parsed, a body takes several times its size. Large ones do so one after the other.
 _large = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
@@ -128,8 +130,8 @@ class Request(Struct, kw_only=True):
         """How many tokens came as numbers of a vocabulary."""
         return 0
 
-    def text_bytes(self, fields: dict[str, Any]) -> int:
-        """The size of what surely is in the prompt."""
+    def texts(self, fields: dict[str, Any]) -> Iterator[bytes]:
+        """What surely is in the prompt."""
         raise NotImplementedError
 
     def forget_texts(self) -> None:
@@ -190,17 +192,23 @@ class Parsed:
 
     Fields are kept as JSON, which never takes more memory than the body did; Python's strings can take four times that.
 
-    `prompt_bytes` is everything that a backend could put into the prompt; `text_bytes` only what surely is in it: the
-    texts and the tools.
+    `prompt_bytes` is everything that a backend could put into the prompt; `ascii_bytes` and `other_bytes` only what
+    surely is in it: the texts and the tools.
     """
 
     request: Request
     fields: dict[str, msgspec.Raw]
     prompt_bytes: int
-    text_bytes: int
+    ascii_bytes: int
+    other_bytes: int
     token_ids: int
     pieces: int
     text_only: bool
+
+    @property
+    def prompt_name(self) -> str:
+        """The parameter that holds the prompt."""
+        return next(name for name in ("messages", "prompt", "input") if name in self.fields)
 
     def sent(self) -> None:
         """No backend needs the fields any more."""
@@ -242,15 +250,26 @@ def _measured(request: Request, fields: dict[str, Any]) -> Parsed:
     encoded = {
         name: msgspec.json.encode(value) for name, value in fields.items() if value is not None and name not in WITHHELD
     }
+    ascii_bytes, other_bytes = _sizes(request.texts(fields))
     return Parsed(
         request=request,
         fields={name: _kept(value) for name, value in encoded.items()},
         prompt_bytes=sum(len(name.encode()) + len(value) for name, value in encoded.items()),
-        text_bytes=request.text_bytes(fields),
+        ascii_bytes=ascii_bytes,
+        other_bytes=other_bytes,
         token_ids=request.token_ids,
         pieces=request.pieces,
         text_only=request.text_only,
     )
+
+
+def _sizes(texts: Iterable[bytes]) -> tuple[int, int]:
+    """The bytes of ASCII, and the others."""
+    size = others = 0
+    for text in texts:
+        size += len(text)
+        others += 0 if text.isascii() else len(text.translate(None, _ASCII))
+    return size - others, others
 
 
 def _kept(encoded: bytes) -> msgspec.Raw:

