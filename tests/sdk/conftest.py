@@ -37,11 +37,11 @@ def runners(
     """All clients of this run, installed and started at once, since some take seconds to import themselves."""
     folder = tmp_path_factory.mktemp("sdk")
     parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    wanted = {found["client"].name: found["client"] for found in parameters if "client" in found}
+    clients = [found["client"] for found in parameters if isinstance(found.get("client"), Client)]
     with ThreadPoolExecutor(AT_A_TIME) as starting:
         started = {
-            name: starting.submit(Runner, client, folder / f"{name}.log")
-            for name, client in wanted.items()
+            client.name: starting.submit(Runner, client, folder / f"{client.name}.log")
+            for client in dict.fromkeys(clients)
             if not client.missing
         }
     yield started

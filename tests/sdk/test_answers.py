@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
+from pytest_django import DjangoDbBlocker
 
+from tests import factories
+from tests.gateway.conftest import listed, priced_model
 from tests.gateway.customers import Customer
 from tests.sdk.clients import MODEL, Client, Note, Runner
+from tests.stack import Stack, until
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -101,3 +106,34 @@ def test_the_models_are_listed_and_found(client: Client, runner: Runner, base_ur
     note = runner.run("models", base_url=base_url, key=alice.secret, text="")
     assert {MODEL, "deepseek-v4-pro"} <= set(note.models)
     assert note.one == MODEL
+
+
+@pytest.fixture(scope="module")
+def slashed(stack: Stack, django_db_blocker: DjangoDbBlocker) -> str:
+    """A model with a slash in its id, as the makers of models write them."""
+    name = factories.unique("maker/model")
+    with django_db_blocker.unblock():
+        priced_model(public_id=name)
+        connection.close()
+    until(lambda: name in listed(stack.webs[0]))
+    return name
+
+
+@pytest.mark.of_clients(those=lambda client: client.lists_models)
+def test_a_model_with_a_slash_in_its_id_is_found(
+    client: Client, runner: Runner, base_url: str, alice: Customer, slashed: str
+) -> None:
+    note = runner.run("models", base_url=base_url, key=alice.secret, text="", model=slashed)
+    assert note.one == slashed
+
+
+@pytest.mark.of_clients(those=lambda client: client.name.startswith("openai-python"))
+def test_a_repeat_with_its_idempotency_key_is_the_first_answer_and_costs_nothing(
+    client: Client, runner: Runner, base_url: str, alice: Customer
+) -> None:
+    errand = {"base_url": base_url, "key": alice.secret, "options": {"extra_headers": {"Idempotency-Key": "once"}}}
+    first, second = (runner.run("chat", text=PROMPT, **errand) for _ in range(2))
+    assert (second.id, second.text, second.usage) == (first.id, first.text, first.usage)
+    error = runner.refused("chat", text="Another question.", **errand)
+    assert (error["class"], error["code"]) == ("UnprocessableEntityError", "idempotency_key_reused")
+    alice.only_record()
