@@ -19,6 +19,7 @@ urlpatterns = [
     path("", include("billing.urls")),
     path("keys/", include("apikeys.urls")),
     path("", include("accounts.urls")),
+    path("", include("gateway.site_urls")),
     path("accounts/", include("allauth.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -303,13 +303,18 @@ def response_to(error: GatewayError) -> HttpResponse:
     return response
 
 
+def documentation_url() -> str:
+    """Of the page; this road does not know the URLs of the site."""
+    return f"{settings.SITE_URL.rstrip('/')}/docs/"
+
+
 def translate(error: BaseException, *, request_id: str) -> GatewayError:
     """The refusal that an exception means; an unexpected one is logged here, once."""
     match error:
         case GatewayError():
             return error
         case Http404():
-            return UnknownUrl("There is nothing at this URL. The API lives under /v1, see the documentation.")
+            return UnknownUrl(f"There is nothing at this URL. The API lives under /v1, see {documentation_url()}.")
         case DisallowedHost():
             return InvalidRequest("This host name is not served here.")
         case _:

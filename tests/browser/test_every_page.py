@@ -19,9 +19,12 @@ from tests.browser.conftest import NewPage
 from tests.browser.people import sign_in
 from tests.stack import Stack
 
-STRANGERS = ["/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/", "/sandbox/mailbox/", "/nowhere"]
+STRANGERS = [
+    *("/", "/docs/", "/accounts/login/", "/accounts/signup/", "/accounts/password/reset/"),
+    *("/sandbox/mailbox/", "/nowhere"),
+]
 CUSTOMERS = [
-    *("/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
+    *("/", "/docs/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
     *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/limits/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
     *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
     *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),

@@ -58,3 +58,19 @@ document.addEventListener("htmx:load", (event) => tellLocalTimes(event.target));
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (document.hidden && event.target.matches("[data-poll]")) event.preventDefault();
 });
+
+// The contents of a long page show which of its sections is being read.
+const contents = document.querySelector(".contents");
+if (contents) {
+  const links = new Map([...contents.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      for (const link of links.values()) link.removeAttribute("aria-current");
+      const link = links.get(target.id);
+      link.setAttribute("aria-current", "true");
+      link.closest("ul").scrollLeft = link.offsetLeft - 16;
+    }
+  }, { rootMargin: "-15% 0px -80% 0px" });
+  for (const id of links.keys()) watch.observe(document.getElementById(id));
+}
