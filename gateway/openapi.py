@@ -24,7 +24,7 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from msgspec import Struct
 
-from gateway import account_views, errors, views
+from gateway import account_views, errors, meanings, views
 from gateway.account_views import Amount, Count
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
@@ -175,40 +175,7 @@ OPERATIONS: dict[type[GatewayView], Operation] = {
 }
 
 # What parameters mean; their types and bounds come with the type.
-MEANINGS = {
-    "model": "The id of a model.",
-    "messages": "The conversation so far.",
-    "max_tokens": "The most tokens to generate.",
-    "max_completion_tokens": "The newer name of max_tokens.",
-    "temperature": "0 is deterministic, 2 random.",
-    "top_p": "Nucleus sampling.",
-    "n": "How many answers to generate, each of them charged.",
-    "stop": "Where to stop.",
-    "stream": "Whether to send the answer as server-sent events.",
-    "stream_options": "`include_usage` asks for the usage and its cost in the last event.",
-    "presence_penalty": "Above 0, topics that came up come up less.",
-    "frequency_penalty": "Above 0, words that came often come less.",
-    "prompt": "A text, several texts, a list of token ids, or several of those.",
-    "suffix": "What comes after the generated text.",
-    "user": "Who asks, for the backend's eyes.",
-    "seed": "The same seed makes the same answer likelier.",
-    "logit_bias": "Tokens to make likelier or less likely.",
-    "tools": "The functions that the model may call.",
-    "tool_choice": "Whether it calls one, and which.",
-    "parallel_tool_calls": "Whether it may call several at once.",
-    "functions": "The older form of tools.",
-    "function_call": "The older form of tool_choice.",
-    "response_format": "Text, any JSON, or JSON of a schema.",
-    "reasoning_effort": "How much the model reasons, where it can choose.",
-    "metadata": "Passed on as it is.",
-    "modalities": "Text, or sound as well.",
-    "logprobs": "The probabilities of tokens; of a plain completion, of how many of the likeliest.",
-    "top_logprobs": "How many of the likeliest tokens to tell the probability of.",
-    "echo": "Not supported.",
-    "best_of": "Not supported above n.",
-    "input": "A text, or several.",
-    "encoding_format": "Numbers, or base64 of 32-bit floats.",
-    "dimensions": "The length of the vectors, where a model can choose it.",
+MEANINGS = meanings.OF_PARAMETERS | {
     "start": "The first day. By default 29 days before the last.",
     "end": "The last day. By default, and at most, today.",
     "group_by": "One row for each; none for one sum of all.",
@@ -368,7 +335,7 @@ def _choices(kind: type) -> Schema:
 
 def _explained(schema: Schema, asked: type[Struct]) -> Schema:
     """With what parameters mean and default to. Null is allowed, but is no default."""
-    defaults = {"n": 1, "stream": False, **asked.DEFAULTS} if issubclass(asked, Request) else {}
+    defaults = meanings.DEFAULTS | asked.DEFAULTS if issubclass(asked, Request) else {}
     for name, parameter in schema["properties"].items():
         if parameter.get("default", "") is None:
             del parameter["default"]
