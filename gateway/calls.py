@@ -18,7 +18,10 @@ from billing.ledger import Ask
 from billing.pricing import Price
 from billing.usage import Outcome, Record
 from gateway import errors, frames, idempotency, metering, relay
+from gateway.chat import ChatCompletionRequest
+from gateway.completions import CompletionRequest
 from gateway.directory import Model
+from gateway.embeddings import EmbeddingRequest
 from gateway.errors import (
     ContextLengthExceeded,
     GatewayError,
@@ -33,9 +36,11 @@ from gateway.idempotency import Claim, Kept
 from gateway.metering import Meter
 from gateway.process import GatewayProcess
 from gateway.relay import Call
-from gateway.requests import Parsed
+from gateway.requests import Parsed, Request
 
 HOLD_GRACE_SECONDS = 60
+FORMS: tuple[type[Request], ...] = (ChatCompletionRequest, CompletionRequest, EmbeddingRequest)
+SERVED_AT = {kind: form.ENDPOINT.path for form in FORMS for kind in form.ENDPOINT.sells}
 
 
 async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, parsed: Parsed) -> HttpResponse | None:
@@ -118,7 +123,8 @@ def _on_sale(process: GatewayProcess, key: KeyFacts, parsed: Parsed, at: datetim
     if model is None or price is None:
         raise ModelNotFound(f"The model `{name}` does not exist. GET /v1/models lists those that do.", param="model")
     if model.type not in parsed.request.ENDPOINT.sells:
-        raise WrongModel(f"`{name}` is a model of the type {model.type}, which another URL serves.", param="model")
+        url = f"/v1{SERVED_AT[model.type]}"
+        raise WrongModel(f"`{name}` is a model of the type {model.type}: call it at {url}.", param="model")
     if parsed.request.output_limit > model.max_output_tokens:
         raise InvalidRequest(
             f"max_tokens is {parsed.request.output_limit}, but {name} writes at most {model.max_output_tokens}.",
