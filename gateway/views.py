@@ -100,7 +100,9 @@ class GatewayView(APIView):
             "Access-Control-Allow-Headers": request.META.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or ALLOWED_HEADERS,
             "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
         }
-        return HttpResponse(status=204, headers=headers)
+        response = HttpResponse(status=204, headers=headers)
+        del response["Content-Type"]  # Django's would be of a page.
+        return response
 
 
 class ModelListView(GatewayView):
