@@ -72,6 +72,23 @@ def assert_charged_once(of: Customer) -> UsageRecord:
     return record
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("balance", b"SELECT posted, held"), ("usage", b"FROM billing_usagehour"), ("key", b"SELECT name, display")],
+)
+def test_a_question_whose_answer_is_lost_is_503_and_can_be_asked_again(
+    web: WebProcess, proxy: Proxy, path: str, words: bytes
+) -> None:
+    alice = customer()
+    proxy.swallow(words, times=1)
+
+    refusal = wire.ask(web, alice.secret, method="GET", path=f"/v1/{path}")
+
+    assert (refusal.status, refusal.error["code"]) == (503, "service_unavailable")
+    assert refusal.retry_after >= 1
+    assert wire.ask(web, alice.secret, method="GET", path=f"/v1/{path}").status == 200
+
+
 class TestAnAnswerIsLost:
     def test_of_a_reserve_the_call_is_refused_and_its_hold_given_back(
         self, stack: Stack, web: WebProcess, proxy: Proxy
