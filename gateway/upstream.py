@@ -75,6 +75,7 @@ class Upstream:
         """
         headers = {
             "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # What is packed comes in lumps.
             "X-Flint-Call-Id": str(call_id),
             "X-Flint-Attempt": str(attempt),
         }

@@ -43,21 +43,26 @@ Step = bytes | threading.Event | Endless
 
 
 class ScriptedBackend:
-    """Answers every call with the steps of `script`; an Event among them is waited for."""
+    """Answers every call with the steps of `script`; an Event among them is waited for.
+
+    `whole` is what calls get that do not ask for a stream, if it is not the script as well.
+    """
 
     def __init__(self) -> None:
+        self.whole: bytes | None = None
         self.head = HEAD
         self.script: list[Step] = []
         self.left_at: float | None = None  # When the last client went away before the script's end.
         self.calls = 0
         self.sent = 0  # Bytes that the last client took, or that wait on the way.
-        self.asked: dict[str, Any] = {}  # The body of the last call.
+        self.asked: dict[str, Any] = {}  # The body of the last call,
+        self.head_lines: list[bytes] = []  # and what came before it, in small letters.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def play(self, *script: Step, head: bytes = HEAD) -> None:
-        self.head = head
+    def play(self, *script: Step, head: bytes = HEAD, whole: bytes | None = None) -> None:
+        self.head, self.whole = head, whole
         self.script, self.left_at, self.calls, self.sent = list(script), None, 0, 0
 
     def stop(self) -> None:
@@ -75,6 +80,8 @@ class ScriptedBackend:
         with connection:
             head, script = self.head, list(self.script)
             self._read_request(connection)
+            if self.whole is not None and not self.asked.get("stream"):
+                head, script = JSON_HEAD, [self.whole]
             self.calls += 1
             try:
                 connection.sendall(head)
@@ -100,8 +107,9 @@ class ScriptedBackend:
 
     def _read_request(self, connection: socket.socket) -> None:
         with connection.makefile("rb") as request:
-            length = 0
+            length, self.head_lines = 0, []
             while (line := request.readline().strip().lower()) != b"":
+                self.head_lines.append(line)
                 if line.startswith(b"content-length:"):
                     length = int(line.partition(b":")[2])
             self.asked = json.loads(request.read(length))

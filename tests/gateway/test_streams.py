@@ -58,6 +58,7 @@ def test_the_first_text_arrives_before_the_backend_writes_the_second(stack: Stac
     lab.scripted.play(chunk("one"), second, chunk(" two"), chunk(finish="stop"), usage(3, 2), DONE)
     with wire.stream(stack.webs[0], alice.secret, chat(model=lab.of_script)) as opened:
         assert opened.read(1) == ["one"]
+        assert b"accept-encoding: identity" in lab.scripted.head_lines
         second.set()
         assert text(opened.rest()) == " two"
 

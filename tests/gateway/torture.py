@@ -16,6 +16,8 @@ ERROR = b'data: {"error":{"message":"worker 10.0.0.12 died","type":"server_error
 # Two letters of three bytes, and a line end that only some split at.
 ODD_TEXT = "潮\u2028汐"
 
+Calls = list[tuple[str, dict[str, Any]]]  # Name and arguments of each.
+
 
 @dataclass(frozen=True)
 class Row:
@@ -25,7 +27,7 @@ class Row:
     script: Sequence[Step]
     text: str = TEXT
     finish: str = "stop"
-    calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    calls: Calls = field(default_factory=list)
     tokens: tuple[int, int] | None = (7, 2)  # Prompt and completion; None where the backend never told.
     fails: bool = False
     asked: dict[str, Any] = field(default_factory=dict)
@@ -61,8 +63,11 @@ def answer(message: Any, *, finish: Any = "stop", **fields: Any) -> bytes:
     return json.dumps(body | {"usage": {"prompt_tokens": 7, "completion_tokens": 2}, "prompt_logprobs": [1]}).encode()
 
 
-ONE = [("f", {"a": 1})]
-BOTH = [("f", {"a": 1}), ("g", {"b": 2})]
+ONE: Calls = [("weather", {"city": "Kiel", "days": 1})]
+BOTH: Calls = [*ONE, ("clock", {"zone": "CET"})]
+# The arguments of both, in one piece and in two.
+CITY, ZONE = '{"city": "Kiel", "days": 1}', '{"zone": "CET"}'
+CITY_1, CITY_2, ZONE_1, ZONE_2 = '{"city": "Ki', 'el", "days": 1}', '{"zone"', ': "CET"}'
 ROWS = [
     Row("ok", [PLAIN]),
     Row("comments", [b": keep-alive\n\n", START[0], b": OPENROUTER PROCESSING\n\n", START[1], *END]),
@@ -94,13 +99,13 @@ ROWS = [
     Row("retry", [b"retry: 3000\n\n", *START, *END]),
     Row("empty data", [START[0], b"data:\n\n", b"data: \n\n", START[1], *END]),
     Row("role in every delta", [event({"role": "assistant", "content": text}) for text in ("Hello", " there")] + END),
-    Row("tool parts repeated", tools(tool("call_1", "f", '{"a"', index=0), tool("call_1", "f", ": 1}", index=0)),
-        text="", finish="tool_calls", calls=ONE),
-    Row("tool without an index", tools(tool("call_1", "f", '{"a"'), tool(None, None, ": 1}"),
-        tool("call_2", "g", '{"b": 2}')), text="", finish="tool_calls", calls=BOTH),
-    Row("tools in odd places", tools(tool("call_1", "f", '{"a": 1}', index=5), tool("call_2", "g", '{"b"', index=9),
-        tool(None, None, ": 2}", index=9)), text="", finish="tool_calls", calls=BOTH),
-    Row("tools in one place", tools(tool("call_1", "f", '{"a": 1}', index=0), tool("call_2", "g", '{"b": 2}', index=0)),
+    Row("tool parts repeated", tools(tool("call_1", "weather", CITY_1, index=0),
+        tool("call_1", "weather", CITY_2, index=0)), text="", finish="tool_calls", calls=ONE),
+    Row("tool without an index", tools(tool("call_1", "weather", CITY_1), tool(None, None, CITY_2),
+        tool("call_2", "clock", ZONE)), text="", finish="tool_calls", calls=BOTH),
+    Row("tools in odd places", tools(tool("call_1", "weather", CITY, index=5), tool("call_2", "clock", ZONE_1, index=9),
+        tool(None, None, ZONE_2, index=9)), text="", finish="tool_calls", calls=BOTH),
+    Row("tools in one place", tools(tool("call_1", "weather", CITY, index=0), tool("call_2", "clock", ZONE, index=0)),
         text="", finish="tool_calls", calls=BOTH),
     Row("the second choice first", [event({"content": "no"}, index=1), *START, event({}, index=1, finish_reason="stop"),
         *END], asked={"n": 2}),
@@ -127,8 +132,8 @@ WHOLES = [
     Row("content in parts", [answer({"content": [{"type": "text", "text": TEXT}]})]),
     Row("reasoning", [answer({"content": TEXT, "reasoning": "Hm"})]),
     Row("unknown finish", [answer({"content": TEXT}, finish="eos_token")]),
-    Row("arguments that are no text", [answer({"content": "", "tool_calls": [{"function": {"name": "f",
-        "arguments": {"a": 1}}}]}, finish="tool_calls")], text="", finish="tool_calls", calls=ONE),
+    Row("arguments that are no text", [answer({"content": "", "tool_calls": [{"function": {"name": "weather",
+        "arguments": ONE[0][1]}}]}, finish="tool_calls")], text="", finish="tool_calls", calls=ONE),
     Row("finish of null", [answer({"content": TEXT}, finish=None)], fails=True),
     Row("given up", [answer({"content": TEXT}, finish="abort")], fails=True),
     Row("truncated", [WHOLE[:-20]], fails=True),

@@ -67,7 +67,7 @@ def post(errand: Errand, path: str, **body: Any) -> tuple[str, str | None]:
 
 def events(answer: str) -> list[Any]:
     """Raises Refused for an error in the middle."""
-    found = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: {")]
+    found = [json.loads(line[6:]) for line in answer.split("\n") if line.startswith("data: {")]
     if "error" in found[-1]:
         raise Refused(200, found[-1]["error"], None)
     return found
