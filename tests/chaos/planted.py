@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from tests.chaos.judge import Verdict, decide
-from tests.chaos.judge.books import Books, Hold, Hour, LateRecord, Lot, Record, Release, Transfer, Wallet
+from tests.chaos.judge.books import Books, Budget, Hold, Hour, LateRecord, Lot, Record, Release, Transfer, Wallet
 from tests.chaos.judge.evidence import Attempt, Client
 from tests.chaos.judge.prices import PriceTable, Rate, Version
 
@@ -22,6 +22,8 @@ Fact = TypeVar("Fact", Record, Attempt, Client)
 START = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
 ACCOUNT, KEY, MODEL, PRICE, LATER_PRICE = 7, 70, 1, 11, 12
 INPUT, CACHED, OUTPUT = 4, 1, 10  # Pico-USD per token.
+LINE = 69  # The key that KEY replaced.
+MIDNIGHT = START.replace(hour=0, minute=0)
 CREDIT = 100_000
 BLIND_SECONDS = 3.5
 PROMPT, MOST_OUTPUT = 100, 1000
@@ -68,6 +70,8 @@ class World:
             lots=[Lot(ACCOUNT, CREDIT - charged)],
             hours=[_hour(settled)],
             releases=list(self.releases),
+            budgets=[Budget(1, ACCOUNT, LINE, "day", MIDNIGHT, charged, held, 2 * CREDIT)],
+            lines={KEY: LINE},
         )
 
 
@@ -164,7 +168,7 @@ def no_clients(world: World) -> None:
 
 
 def open_hold(name: str, *, amount: int = HELD, available_after: int = 5) -> Change:
-    return lambda world: world.holds.append(Hold(call_id(name), ACCOUNT, amount, available_after))
+    return lambda world: world.holds.append(Hold(call_id(name), ACCOUNT, amount, available_after, budget_id=1))
 
 
 def late(name: str, account_id: int = ACCOUNT) -> Change:

@@ -22,6 +22,8 @@ from django.db import transaction  # noqa: E402
 
 from accounts.models import Tier  # noqa: E402
 from apikeys import keys  # noqa: E402
+from apikeys.keys import SpendCap  # noqa: E402
+from apikeys.models import SpendPeriod  # noqa: E402
 from billing import catalogue  # noqa: E402
 from billing.models import LanguageModel  # noqa: E402
 from gateway import backends  # noqa: E402
@@ -70,7 +72,9 @@ def _cast() -> dict[str, dict[str, Any]]:
 def _customer(tier: Tier, pico: int) -> dict[str, Any]:
     account = factories.account(tier=tier)
     factories.credit(account, pico)
-    _, secret = keys.create(account=account, name="a key", now=datetime.now(UTC))
+    # A cap that never refuses, since the wallet does before: every fault finds calls that are counted in a budget.
+    cap = SpendCap(2 * pico, SpendPeriod.MONTH)
+    _, secret = keys.create(account=account, name="a key", cap=cap, now=datetime.now(UTC))
     return {"account_id": account.pk, "secret": secret}
 
 

@@ -55,6 +55,14 @@ def on_hour(**fields: int) -> Callable[[Books], None]:
     return change
 
 
+def on_budget(**fields: Any) -> Callable[[Books], None]:
+    def change(books: Books) -> None:
+        (budget,) = books.budgets
+        books.budgets = [dataclasses.replace(budget, **fields)]
+
+    return change
+
+
 ROLL_UP = "the roll-up of 2026-03-04 05:00:00+00:00 differs from its 5 records"
 CHARGED = 508 + 900 + 420 + 2060
 BOOK_FAULTS: dict[str, tuple[str, Callable[[Books], None]]] = {
@@ -65,6 +73,22 @@ BOOK_FAULTS: dict[str, tuple[str, Callable[[Books], None]]] = {
     "money held for nothing": ("wrong: the wallet holds 1, its open holds are 0", on_wallet(held=1)),
     "lots that have other sums": ("wrong: the wallet has 96112, its lots 0", lambda books: books.lots.clear()),
     "a debt that lots do not know": ("wrong: the wallet has 96112, its lots 96112, its debt", on_wallet(debt=5)),
+    "a budget that spent too little": (
+        f"wrong: the budget day of key 69 spent {CHARGED - 1}, its calls cost {CHARGED}", on_budget(spent=CHARGED - 1),
+    ),
+    "a budget of another day": (
+        f"wrong: the budget day of key 69 spent {CHARGED}, its calls cost 0",
+        on_budget(starts_at=START.replace(hour=0, minute=0) - timedelta(days=1)),
+    ),
+    "a budget of another line": (
+        f"wrong: the budget day of key 70 spent {CHARGED}, its calls cost 0", on_budget(line_id=70),
+    ),
+    "a budget that holds what nothing does": (
+        "wrong: the budget day of key 69 holds 1, its open holds are 0", on_budget(held=1),
+    ),
+    "a cap that was spent beyond": (
+        f"overdraft: the budget day of key 69 is used beyond its cap of {CHARGED - 1}", on_budget(cap=CHARGED - 1),
+    ),
     "a wallet that is gone": ("wrong: it has calls or transfers, but no wallet", lambda books: books.wallets.clear()),
     "a hold that ended in nothing": ("lost: 1 holds ended neither", on_wallet(holds_opened=1)),
     "a hold that ended twice": ("wrong: 1 holds ended twice", on_wallet(holds_opened=-1)),

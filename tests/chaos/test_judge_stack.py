@@ -221,13 +221,14 @@ def empty_books(django_db_setup: None) -> Iterator[str]:
     """The URL of tables with nothing in them."""
     url = os.environ["DATABASE_URL"]
     tables = (
-        "priceversion", "pricerate", "languagemodel", "usagerecord", "hold", "lateusagerecord", "wallet", "transfer",
-        "creditlot", "usagehour", "releasedholds",
+        "apikeys_apikey", "billing_priceversion", "billing_pricerate", "billing_languagemodel", "billing_usagerecord",
+        "billing_hold", "billing_keybudget", "billing_lateusagerecord", "billing_wallet", "billing_transfer",
+        "billing_creditlot", "billing_usagehour", "billing_releasedholds",
     )  # fmt: skip
     with psycopg.connect(url, autocommit=True) as database:
         database.execute("CREATE SCHEMA judged")
         for table in tables:
-            database.execute(f"CREATE TABLE judged.billing_{table} (LIKE public.billing_{table})")
+            database.execute(f"CREATE TABLE judged.{table} (LIKE public.{table})")
         yield f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3Djudged"
         database.execute("DROP SCHEMA judged CASCADE")
 

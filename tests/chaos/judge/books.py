@@ -57,6 +57,21 @@ class Hold:
     account_id: int
     amount: int
     available_after: int
+    budget_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Of a line of keys in one period. `cap` is that of the line now, if it is for such a period."""
+
+    id: int
+    account_id: int
+    line_id: int
+    period: str
+    starts_at: datetime
+    spent: int
+    held: int
+    cap: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,8 @@ class Books:
     lots: list[Lot]
     hours: list[Hour]
     releases: list[Release]
+    budgets: list[Budget]
+    lines: dict[int, int]  # Of keys that replaced another: the first one of all.
 
 
 def read(database: Connection[Any], accounts: Collection[int] | None) -> Books:
@@ -146,6 +163,8 @@ def read(database: Connection[Any], accounts: Collection[int] | None) -> Books:
         lots=rows(Lot, _LOTS),
         hours=rows(Hour, _HOURS),
         releases=rows(Release, _RELEASES),
+        budgets=rows(Budget, _BUDGETS),
+        lines=dict(database.execute("SELECT id, first_id FROM apikeys_apikey WHERE first_id IS NOT NULL").fetchall()),
     )
 
 
@@ -159,7 +178,7 @@ SELECT id, account_id, api_key_id, model_id, price_version_id, attempt, outcome,
 """
 
 _HOLDS = """
-SELECT id, account_id, amount, available_after
+SELECT id, account_id, amount, available_after, budget_id
   FROM billing_hold WHERE %(accounts)s::bigint[] IS NULL OR account_id = ANY (%(accounts)s)
 """
 
@@ -192,4 +211,11 @@ SELECT account_id, api_key_id, model_id, hour, calls, input_tokens, cached_input
 _RELEASES = """
 SELECT account_id, reason, calls
   FROM billing_releasedholds WHERE %(accounts)s::bigint[] IS NULL OR account_id = ANY (%(accounts)s)
+"""
+
+_BUDGETS = """
+SELECT budget.id, key.account_id, line_id, period, starts_at, spent, held,
+       CASE WHEN key.spend_period = period THEN key.spend_cap END AS cap
+  FROM billing_keybudget budget JOIN apikeys_apikey key ON key.id = line_id
+ WHERE %(accounts)s::bigint[] IS NULL OR key.account_id = ANY (%(accounts)s)
 """

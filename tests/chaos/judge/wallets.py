@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from tests.chaos.judge import budgets
 from tests.chaos.judge.books import Books, Hour, Transfer, Wallet
 from tests.chaos.judge.cases import Case, Priced
 from tests.chaos.judge.verdict import Fault, Finding, Kind
@@ -27,6 +28,7 @@ def faults(books: Books, cases: Sequence[Case]) -> Iterator[Finding]:
     yield from _hold_counts(books, settled)
     yield from _transfers(books.transfers, settled)
     yield from _hours(books.hours, settled)
+    yield from budgets.faults(books, settled)
     yield from _overdrafts(books, cases)
 
 
