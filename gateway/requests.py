@@ -30,16 +30,29 @@ _ASCII = bytes(range(128))
 # While it is parsed, a body takes several times its size. Large ones do so one after the other.
 _large = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
-# Parameters with which a customer could steer a backend's scheduling, memory, templates or cost past what was held.
+# Parameters with which a customer could steer a backend's scheduling, memory, models, templates or cost past what was
+# held: among them other servers' words for max_tokens and n, which they prefer to ours.
 WITHHELD = frozenset(
     {
-        "add_generation_prompt", "allowed_token_ids", "background", "best_of", "bootstrap_host", "bootstrap_port",
-        "bootstrap_room", "cache_salt", "chat_template", "continue_final_message", "custom_logit_processor",
-        "custom_params", "data_parallel_rank", "echo", "extra_key", "kv_transfer_params", "length_penalty",
-        "logits_processors", "lora", "lora_path", "mm_processor_kwargs", "models", "plugins", "priority",
-        "prompt_embeds", "prompt_logprobs", "provider", "request_id", "return_hidden_states", "return_token_ids",
-        "return_tokens_as_token_ids", "rid", "route", "service_tier", "session_params", "store", "transforms",
-        "use_beam_search", "vllm_xargs", "web_search_options",
+        "adapter_id", "adapters", "add_generation_prompt", "allowed_token_ids", "background", "best_of",
+        "bootstrap_host", "bootstrap_port", "bootstrap_room", "cache_salt", "chat_template", "continue_final_message",
+        "custom_logit_processor", "custom_params", "data_parallel_rank", "disaggregated_params", "draft_model", "echo",
+        "extra_key", "generation_config", "id_slot", "keep_alive", "kv_transfer_params", "length_penalty",
+        "logits_processors", "lora", "lora_path", "max_new_tokens", "mm_processor_kwargs", "models", "n_cmpl",
+        "n_predict", "num_beams", "num_draft_tokens", "num_predict", "num_return_sequences", "options", "plugins",
+        "priority", "prompt_embeds", "prompt_logprobs", "provider", "request_id", "return_hidden_states",
+        "return_progress", "return_token_ids", "return_tokens_as_token_ids", "rid", "route", "service_tier",
+        "session_id", "session_params", "store", "transforms", "use_beam_search", "vllm_xargs", "web_search_options",
+    }
+)  # fmt: skip
+# Customers give variables to a model's template, such as enable_thinking. These here are arguments of the function that
+# fills it in; a template of the customer's own could make any prompt out of a short one.
+_TEMPLATE_VARIABLES = ("chat_template_kwargs", "chat_template_args")
+_TEMPLATE_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "max_length",
+        "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize",
+        "tokenizer_kwargs", "tools", "truncation",
     }
 )  # fmt: skip
 
@@ -247,9 +260,11 @@ def _parse(body: bytes, form: type[Request]) -> Parsed:
 
 def _measured(request: Request, fields: dict[str, Any]) -> Parsed:
     """Encoding the fields also proves that they can be passed on."""
-    encoded = {
-        name: msgspec.json.encode(value) for name, value in fields.items() if value is not None and name not in WITHHELD
-    }
+    kept = {name: value for name, value in fields.items() if value is not None and name not in WITHHELD}
+    for name in _TEMPLATE_VARIABLES:
+        if isinstance(variables := kept.get(name), dict):
+            kept[name] = {key: value for key, value in variables.items() if key not in _TEMPLATE_ARGUMENTS}
+    encoded = {name: msgspec.json.encode(value) for name, value in kept.items()}
     ascii_bytes, other_bytes = _sizes(request.texts(fields))
     return Parsed(
         request=request,

@@ -198,6 +198,13 @@ def test_what_steers_a_backend_is_withheld() -> None:
     assert not requests.WITHHELD & set(body)
 
 
+@pytest.mark.parametrize("name", ["chat_template_kwargs", "chat_template_args"])
+def test_a_template_gets_variables_and_no_other_template(name: str) -> None:
+    variables = {"enable_thinking": False, "thinking_budget": 5}
+    smuggled = {"chat_template": "{{ 'x' * 10**9 }}", "tokenize": False, "messages": [], "tools": []}
+    assert forwarded(**{name: variables | smuggled})[name] == variables
+
+
 def test_the_last_of_two_equal_names_counts_everywhere() -> None:
     parsed = parse(b'{"model": "m", "max_tokens": 5, "max_tokens": 9, "messages": [{"role": "user", "content": ""}]}')
     assert parsed.request.output_limit == 9
