@@ -136,13 +136,18 @@ class Meter:
         produced = max(self._deltas, -(-self._bytes // BYTES_PER_TOKEN))
         return Usage(self.input_estimate, min(produced, self.output_bound))
 
+    @property
+    def _least_of_several(self) -> int:
+        """What several choices surely have together: some backends (llama.cpp) count only one of them."""
+        return max(self._deltas, self._bytes // BYTES_PER_TOKEN_AT_MOST) if self.choices > 1 else 0
+
     def _see_usage(self, usage: Any) -> None:
         reported = read_usage(
             usage,
             most_input=self.context_tokens * self.prompts,
             most_output=self.context_tokens * self.choices,
         )
-        if reported is None:
+        if reported is None or reported.output_tokens < self._least_of_several:
             self.disbelieved = self.disbelieved or usage is not None
         else:
             self.reported, self._reported_at = reported, self._bytes

@@ -199,6 +199,28 @@ def see(seen: Meter, text: str | None = None, *, finish: str | None = None, inde
     seen.see_chunk({"choices": [{"index": index, "delta": delta, "finish_reason": finish}], "usage": usage})
 
 
+def test_a_count_of_one_of_several_choices_is_not_believed() -> None:
+    """So does llama.cpp: each choice ends with a count of its own, of the prompt and itself."""
+    two = Meter(input_estimate=12, output_bound=20, context_tokens=CONTEXT, choices=2)
+    for index in (0, 1):
+        for text in ("a", "b", "c"):
+            see(two, text, index=index)
+    for index in (0, 1):
+        see(two, finish="stop", index=index, usage={"prompt_tokens": 11, "completion_tokens": 3})
+    assert two.usage() == Usage(12, 6)
+    assert two.disbelieved
+    see(two, usage={"prompt_tokens": 11, "completion_tokens": 6})
+    assert two.usage() == Usage(11, 6)
+
+
+def test_a_short_count_of_a_whole_answer_is_not_believed_where_it_cannot_be_true() -> None:
+    choices = [{"message": {"content": "x" * 100}, "finish_reason": "stop"}] * 2
+    for tokens, believed in ((11, False), (12, True)):
+        two = Meter(input_estimate=9, output_bound=99, context_tokens=CONTEXT, choices=2)
+        two.see_answer({"choices": choices, "usage": {"prompt_tokens": 8, "completion_tokens": tokens}})
+        assert two.usage() == (Usage(8, tokens) if believed else Usage(9, 50))
+
+
 def test_an_estimate_counts_a_token_for_every_delta_or_four_bytes() -> None:
     one = meter()
     for _ in range(5):
