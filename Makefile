@@ -28,8 +28,8 @@ lock: setup # Compile the locked requirements after a change in pyproject.toml.
 	$(LOCK) --extra sandbox -c requirements.txt -o requirements-sandbox.txt
 	$(LOCK) --extra sandbox --extra dev -c requirements-sandbox.txt -o requirements-dev.txt
 
-lock-clients: setup # Compile the locked requirements of the clients in tests/sdk after a change in one of theirs.
-	@for folder in $(dir $(wildcard tests/sdk/*/requirements.in)); do \
+lock-clients: setup # Compile the locked requirements of the clients in tests/sdk, and of the servers in tests/inference.
+	@for folder in $(dir $(wildcard tests/sdk/*/requirements.in tests/inference/*/requirements.in)); do \
 		$(subst pyproject.toml,$${folder}requirements.in,$(LOCK)) -o $${folder}requirements.txt || exit; done
 	@for folder in $(dir $(wildcard tests/sdk/*/package.json)); do \
 		(cd $$folder && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --silent) || exit; done

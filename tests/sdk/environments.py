@@ -20,9 +20,9 @@ LOCKS = Path(__file__).parent
 INSTALL_SECONDS = 600
 
 
-def python(name: str) -> Path:
-    """The folder of a virtual environment with what the client's requirements.txt locks."""
-    lock = LOCKS / name / "requirements.txt"
+def python(name: str, *, locks: Path = LOCKS) -> Path:
+    """The folder of a virtual environment with what the requirements.txt of that name locks."""
+    lock = locks / name / "requirements.txt"
 
     def make(folder: Path) -> None:
         uv = str(Path(sys.executable).with_name("uv"))
