@@ -14,7 +14,7 @@ from gateway.errors import BodyTooLarge, InvalidRequest, Unavailable, Unsupporte
 BODY_LIMIT = 32 * 2**20  # Bytes, unpacked; room for images in base64.
 LARGE_BODY = 2**20  # Bytes; smaller ones always find room.
 ROOM_BYTES = 256 * 2**20
-ROOM_SECONDS = 10  # How long a large body waits for room.
+ROOM_SECONDS = 30  # How long a large body waits for room, unread.
 COPIES = 3  # Of a body while it waits for the backend: as it is kept, and as it is sent on, with the encoder's slack.
 PART_BYTES = 2**18  # Unpacked within a millisecond.
 
