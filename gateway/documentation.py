@@ -28,12 +28,12 @@ OCCASIONS: dict[type[GatewayError], str] = {
     errors.ContextLengthExceeded: "The prompt is longer than the context of the model. Shorten it.",
     errors.RequestNeverFits: "The call alone can use more tokens than you may use in a minute, so waiting cannot help. "
     "Ask for fewer `max_tokens`.",
-    errors.WrongModel: "The model is of a type that another URL serves.",
+    errors.WrongModel: "The model is of a type that another URL serves; the message says which.",
     errors.BackendRefusedPrompt: "The model does not accept something in the request: its tools, its schema, an image. "
     "`param` names it, where we know it.",
     errors.InvalidKey: "The key is missing, mistyped, revoked or expired. Send `Authorization: Bearer tk-...`.",
     errors.InsufficientBalance: "The most this call can cost is more than what is there to spend. The message says "
-    "both. Top up, or ask for fewer `max_tokens`.",
+    "both, and which `max_tokens` would fit.",
     errors.KeyBudgetExceeded: "The most this call can cost is more than its key has left of a spend cap. Raise the "
     "cap on the page of the key, or wait for its next period.",
     errors.KeyDisabled: "The key was disabled on its page.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -59,12 +58,6 @@ def cells(content: str, row: str) -> list[str]:
     return re.findall(r"<td[^>]*>(.*?)</td>", found[0])
 
 
-def kinds(of: type[GatewayError]) -> Iterator[type[GatewayError]]:
-    yield of
-    for kind in of.__subclasses__():
-        yield from kinds(kind)
-
-
 @pytest.mark.django_db
 class TestReaders:
     def test_everybody_may_read_and_nothing_else(self) -> None:
@@ -110,12 +103,12 @@ class TestWhatIsOnIt:
         assert [anchor for anchor, times in anchors.items() if times > 1] == []
 
     def test_every_refusal_is_explained(self) -> None:
-        every = {kind for kind in kinds(GatewayError) if kind.__module__.startswith("gateway.")}
+        every = {GatewayError, *errors.kinds()}
         content = section("errors")
 
         assert set(documentation.OCCASIONS) == every - documentation.UNSEEN
         for refusal in documentation.refusals():
-            assert f"<td>{refusal.status}</td>" in content
+            assert f">{refusal.status}</td>" in content
             assert [code for code in refusal.codes if f"<code>{code}</code>" not in content] == []
 
     def test_the_client_raises_what_the_table_says(self) -> None:
@@ -178,6 +171,14 @@ class TestWhatIsTrue:
         answer = wire.ask(stack.webs[0], customer().secret, chat())
 
         assert form(answer.json) == form(msgspec.json.decode(code("example-answer")))
+
+    def test_what_is_told_of_a_call_has_the_form_that_is_shown(self, stack: Stack) -> None:
+        alice = customer()
+        wire.whole(stack.webs[0], alice.secret, chat(stream=True))
+        record = alice.only_record()
+        answer = wire.ask(stack.webs[0], alice.secret, method="GET", path=f"/v1/generations/{record.id}")
+
+        assert form(answer.json) == form(msgspec.json.decode(code("example-generation")))
 
     def test_an_error_is_the_one_that_is_shown(self, stack: Stack) -> None:
         answer = wire.ask(stack.webs[0], customer().secret, chat(temperature=3))

@@ -63,14 +63,14 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 const contents = document.querySelector(".contents");
 if (contents) {
   const links = new Map([...contents.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
+  const show = (current) => {
+    for (const link of links.values()) link.removeAttribute("aria-current");
+    current.setAttribute("aria-current", "true");
+    current.closest("ul").scrollLeft = current.offsetLeft - 16;
+  };
   const watch = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (!isIntersecting) continue;
-      for (const link of links.values()) link.removeAttribute("aria-current");
-      const link = links.get(target.id);
-      link.setAttribute("aria-current", "true");
-      link.closest("ul").scrollLeft = link.offsetLeft - 16;
-    }
+    for (const { target, isIntersecting } of entries) if (isIntersecting) show(links.get(target.id));
   }, { rootMargin: "-15% 0px -80% 0px" });
+  show([...links.values()][0]);
   for (const id of links.keys()) watch.observe(document.getElementById(id));
 }
