@@ -159,7 +159,7 @@ class StreamedChat:
         if not isinstance(given, dict):
             return delta
         for name, value in given.items():
-            if value is None or name == "role":
+            if value is None:
                 continue
             if name in _TEXTS:
                 delta[name] = _text(value)
