@@ -74,7 +74,7 @@ def whole_text(given: dict[str, Any], index: int) -> dict[str, Any]:
     return {
         "index": index,
         "text": _text(given.get("text")) or "",
-        "logprobs": _logprobs(given.get("logprobs"), _TEXT_LOGPROBS),
+        "logprobs": _text_logprobs(given.get("logprobs")),
         "finish_reason": _finished(given),
     }
 
@@ -93,7 +93,7 @@ class StreamedText:
             return []
         piece = self.silence()
         piece["text"] = _text(given.get("text")) or ""
-        piece["logprobs"] = _logprobs(given.get("logprobs"), _TEXT_LOGPROBS)
+        piece["logprobs"] = _text_logprobs(given.get("logprobs"))
         piece["finish_reason"] = finish_reason(given.get("finish_reason"))
         self.ended = piece["finish_reason"] is not None
         return [piece]
@@ -281,3 +281,24 @@ def _arguments(value: Any) -> str:
 
 def _logprobs(value: Any, names: tuple[str, ...]) -> dict[str, Any] | None:
     return {name: value.get(name) for name in names} if isinstance(value, dict) else None
+
+
+def _text_logprobs(value: Any) -> dict[str, Any] | None:
+    """Lists, each with one fact of every token. llama.cpp sends them as in chats: a list of tokens with their facts."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list) or not all(isinstance(token, dict) for token in content):
+        return _logprobs(value, _TEXT_LOGPROBS)
+    return {
+        "tokens": [token.get("token") for token in content],
+        "token_logprobs": [token.get("logprob") for token in content],
+        "top_logprobs": [_likely(token.get("top_logprobs")) for token in content],
+        "text_offset": None,
+    }
+
+
+def _likely(given: Any) -> dict[str, Any] | None:
+    """The likely tokens in the place of one, each with its logprob."""
+    if not isinstance(given, list):
+        return None
+    others = [other for other in given if isinstance(other, dict) and isinstance(other.get("token"), str)]
+    return {other["token"]: other.get("logprob") for other in others}

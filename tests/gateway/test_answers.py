@@ -310,6 +310,22 @@ def test_plain_completions_keep_to_text() -> None:
     assert chunks.mend({"choices": [{"text": "b"}]})["choices"] == []
 
 
+def test_plain_completions_tell_logprobs_in_their_own_form() -> None:
+    """So does llama.cpp answer: as if it were a chat."""
+    likely = [{"token": " fe", "logprob": -1.4}, {"token": "%", "logprob": -1.8}, {"token": []}, 5]
+    facts = [{"id": 382, "token": " fe", "logprob": -1.4, "top_logprobs": likely}, {"token": "xa", "logprob": -0.2}]
+    answered = {"choices": [{"text": " fexa", "logprobs": {"content": facts}, "finish_reason": "length"}]}
+    told = {
+        "tokens": [" fe", "xa"],
+        "token_logprobs": [-1.4, -0.2],
+        "top_logprobs": [{" fe": -1.4, "%": -1.8}, None],
+        "text_offset": None,
+    }
+    request = CompletionRequest(model="m", prompt="Once")
+    assert answers.whole(answered, request)["choices"][0]["logprobs"] == told
+    assert Chunks(request).mend(answered)["choices"][0]["logprobs"] == told
+
+
 anything: st.SearchStrategy[Any] = st.sampled_from([None, True, 0, -1, 5, 1.5, "", "x", [], [1], [{}], {}, {"a": 1}])
 fragments = st.fixed_dictionaries(
     {},
