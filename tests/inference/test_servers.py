@@ -127,7 +127,7 @@ def test_a_prompt_that_does_not_fit(stack: Stack, served: Served, alice: Custome
     body = asked("lo " * 3100, model=served.chat, max_tokens=5)
     answer = wire.ask(stack.webs[0], alice.secret, body)
     if served.server.bounds_prompts:
-        assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+        assert (answer.status, answer.error["code"]) == (400, "context_length_exceeded")
         assert not alice.records
         assert not alice.wallet.held
         return
@@ -147,6 +147,24 @@ def test_a_stream_of_two_choices_is_billed_for_both(stack: Stack, served: Served
     else:
         assert {choice["index"] for choice in choices} == {0}
         assert_billed(record, counted(served.answer(CHAT, asked())["usage"]), Source.BACKEND)
+
+
+def test_a_stream_without_a_usage_is_billed_by_our_count(stack: Stack, served: Served, alice: Customer) -> None:
+    """Where the backend is not asked for it, neither server sends one."""
+    with wire.stream(stack.webs[0], alice.secret, asked(model=served.terse)) as stream:
+        pieces = [text for event in stream.rest() for text in wire.texts_of(event)]
+    record = alice.only_record()
+    assert_billed(record, (ESTIMATE, len(pieces)), Source.ESTIMATED)
+    assert record.outcome == Outcome.COMPLETED
+    own = served.answer(CHAT, asked())["usage"]
+    assert abs(record.output_tokens - own["completion_tokens"]) <= 1
+
+
+def test_n_that_a_backend_is_not_sent_gives_and_costs_one(stack: Stack, served: Served, alice: Customer) -> None:
+    """llama.cpp counts one of several choices, also where it gives them all: such a backend is better not sent n."""
+    answer = wire.ask(stack.webs[0], alice.secret, asked(model=served.terse, n=2))
+    assert len(answer.json["choices"]) == 1
+    assert_billed(alice.only_record(), counted(served.answer(CHAT, asked())["usage"]), Source.BACKEND)
 
 
 def test_the_servers_own_words_for_our_parameters_are_withheld(stack: Stack, served: Served, alice: Customer) -> None:
