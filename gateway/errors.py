@@ -314,7 +314,9 @@ def translate(error: BaseException, *, request_id: str) -> GatewayError:
         case GatewayError():
             return error
         case Http404():
-            return UnknownUrl(f"There is nothing at this URL. The API is at /v1, its documentation at {documentation_url()}")
+            return UnknownUrl(
+                f"There is nothing at this URL. The API is at /v1, its documentation at {documentation_url()}"
+            )
         case DisallowedHost():
             return InvalidRequest("This host name is not served here.")
         case _:
