@@ -15,6 +15,7 @@ from flint.sandbox.demo_backend.prompts import Prompt, ToolChoice
 
 DEPTH_MAX = 16  # A schema that contains itself ends here.
 ITEMS = 2
+NUMBER, NUMBER_MAX = 7, 2**53
 NO_PARAMETERS = {"type": "object"}
 
 _SCALARS: dict[str, Any] = {"boolean": True, "null": None}
@@ -71,7 +72,7 @@ def _value(schema: Any, root: dict[str, Any], topic: str, depth: int) -> Any:
         count = max(schema.get("minItems", 0), min(ITEMS, schema.get("maxItems", ITEMS))) if depth > 1 else 0
         return [_value(schema.get("items"), root, topic, depth - 1) for _ in range(count)]
     if kind in ("integer", "number"):
-        return schema.get("minimum", schema.get("maximum", 7))
+        return min(max(NUMBER, schema.get("minimum", NUMBER)), schema.get("maximum", NUMBER_MAX))
     if kind == "string":
         return topic.ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
     return _SCALARS.get(kind)
