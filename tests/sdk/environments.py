@@ -55,6 +55,7 @@ def build_go(source: Path, program: Path) -> None:
     """Never with another toolchain or another version than the one that is here and locked."""
     environment = {
         "GOTOOLCHAIN": "local",
+        "CGO_ENABLED": "0",  # There may be no compiler of C.
         "GOMODCACHE": os.environ.get("GOMODCACHE", str(FOLDER / "go-modules")),
         "GOFLAGS": os.environ.get("GOFLAGS", "-mod=readonly -modcacherw"),
     }

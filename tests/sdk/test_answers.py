@@ -16,6 +16,8 @@ pytestmark = pytest.mark.usefixtures("committed")
 
 # Long enough that a repeat is read from the backend's cache.
 PROMPT = "Tell me of the tides. " * 40
+# All at once, of what breaks one package or another when it is passed on as it came.
+WILD = "roles crlf comments=200 comments_between usage_at=every no_done split=7"
 
 
 def assert_charged_as_seen(note: Note, customer: Customer) -> None:
@@ -77,7 +79,7 @@ def test_a_required_tool_is_called_and_its_result_answered(
 ) -> None:
     options = {"tool_choice": "required"}
     note = runner.run(do, base_url=base_url, key=alice.secret, text="How is the weather?", options=options)
-    assert note.calls == [["weather", {"city": "How is the weather", "days": note.calls[0][1]["days"]}]]
+    assert note.calls == [["weather", {"city": "How is the weather", "days": 7}]]
     assert note.finish == "tool_calls"
     assert note.text is not None
     assert "How is the weather" in note.text
@@ -90,6 +92,22 @@ def test_parallel_tools_arrive_whole(client: Client, runner: Runner, base_url: s
     assert [name for name, _ in note.calls] == ["weather", "clock", "weather"]
     assert note.calls[1][1] == {"zone": "How is the weather"}
     assert note.finish == "tool_calls"
+
+
+@pytest.mark.parametrize(("do", "more"), [("stream", "garbage=sse tokens=40"), ("tools_stream", "tool_calls=2")])
+def test_what_a_wild_backend_sends_harms_no_client(
+    client: Client, runner: Runner, base_url: str, alice: Customer, do: str, more: str
+) -> None:
+    text = f"How is the sea? [demo: {WILD} {more}]"
+    note = runner.run(do, base_url=base_url, key=alice.secret, text=text)
+    assert note.text is not None
+    assert note.text.startswith(("You asked", "Here is", "Let us"))
+    if do == "stream":
+        assert note.finish == "stop"
+        assert_charged_as_seen(note, alice)
+        assert alice.only_record().output_tokens == 40
+    else:
+        assert note.calls == [["weather", {"city": "How is the sea", "days": 7}], ["clock", {"zone": "How is the sea"}]]
 
 
 def test_a_document_of_the_asked_form(client: Client, runner: Runner, base_url: str, alice: Customer) -> None:
