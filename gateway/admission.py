@@ -48,7 +48,7 @@ class Admission:
 
     async def _ask(self, ask: Ask) -> Answer:
         answer = await self._unlocked(ask)
-        if answer.unopened:
+        while answer.unopened:  # Once, unless the cap gets another period just now.
             async with self._pools.waiting.connection() as database:
                 await ledger.open_budget(database, ask)
             answer = await self._unlocked(ask)

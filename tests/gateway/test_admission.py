@@ -4,11 +4,17 @@ import asyncio
 from collections import Counter
 
 import pytest
+from psycopg import AsyncConnection
 
-from billing.models import Hold
+from apikeys import keys
+from apikeys.keys import SpendCap
+from apikeys.models import SpendPeriod
+from billing import ledger
+from billing.ledger import Ask
+from billing.models import Hold, KeyBudget
 from gateway.admission import Admission
 from gateway.database import Pools
-from gateway.errors import InsufficientBalance
+from gateway.errors import InsufficientBalance, KeyBudgetExceeded
 from tests import factories
 from tests.billing.stage import assert_books_hold
 from tests.gateway.customers import all_at_once, chat, customer
@@ -35,21 +41,55 @@ def test_of_64_simultaneous_calls_a_balance_for_10_admits_exactly_10(stack: Stac
     assert_books_hold()
 
 
-def test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one() -> None:
-    account = factories.funded(100)
-    large, fits = factories.ask(account, 101), factories.ask(account, 100)
+def admit(*asks: Ask) -> list[BaseException | None]:
+    """What a process says to calls that come together."""
 
-    async def together() -> tuple[BaseException | None, ...]:
+    async def together() -> list[BaseException | None]:
         pools = Pools()
         await pools.open()
         admission = Admission(pools)
         try:
-            return await asyncio.gather(admission.admit(large), admission.admit(fits), return_exceptions=True)
+            return await asyncio.gather(*(admission.admit(ask) for ask in asks), return_exceptions=True)
         finally:
             await pools.close()
 
-    refused, admitted = asyncio.run(together())
+    return asyncio.run(together())
+
+
+def test_a_call_that_fits_is_admitted_though_it_came_behind_a_larger_one() -> None:
+    account = factories.funded(100)
+    large, fits = factories.ask(account, 101), factories.ask(account, 100)
+
+    refused, admitted = admit(large, fits)
 
     assert isinstance(refused, InsufficientBalance)
     assert admitted is None
     assert [hold.pk for hold in Hold.objects.filter(account_id=account.pk)] == [fits.id]
+
+
+def test_a_call_that_fits_the_cap_is_admitted_though_it_came_behind_a_larger_one() -> None:
+    account = factories.funded(1000)
+    keys.set_spend_cap(key=account.api_keys.get(), cap=SpendCap(100, SpendPeriod.DAY))
+
+    refused, admitted = admit(factories.ask(account, 101), factories.ask(account, 100))
+
+    assert isinstance(refused, KeyBudgetExceeded)
+    assert admitted is None
+
+
+def test_a_cap_that_gets_another_period_while_a_call_is_admitted_refuses_nothing_that_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    account = factories.funded(1000)
+    keys.set_spend_cap(key=account.api_keys.get(), cap=SpendCap(100, SpendPeriod.DAY))
+    open_budget = ledger.open_budget
+
+    async def and_change(database: AsyncConnection[object], ask: Ask) -> None:
+        await open_budget(database, ask)
+        await database.execute("UPDATE apikeys_apikey SET spend_period = 'total' WHERE id = %s", [ask.api_key_id])
+
+    monkeypatch.setattr(ledger, "open_budget", and_change)
+
+    assert admit(factories.ask(account, 100)) == [None]
+    assert KeyBudget.objects.get(line__account=account, period="total").held == 100
+    assert_books_hold()

@@ -31,7 +31,7 @@ def budget_of(who: Customer) -> budgets.Budget:
 
 
 def test_of_16_simultaneous_calls_a_cap_for_5_admits_exactly_5_and_no_process_more(stack: Stack) -> None:
-    body = chat("[demo: first_token_ms=1500 tokens=5]", max_tokens=100)
+    body = chat("[demo: first_token_ms=3000 tokens=5]", max_tokens=100)
     rich = customer()
     assert wire.ask(stack.webs[0], rich.secret, body).status == 200
     (hold,) = {record.held for record in rich.settled(1)}
