@@ -1,6 +1,7 @@
 """The locked environment of each client: installed once for a lock file, and found again by the next run.
 
-They are in .sdk in the checkout, each in a folder that is named for what it was made from.
+Those of the inference servers (tests/inference) are made in the same way. They are in .sdk in the checkout, each in a
+folder that is named for what it was made from.
 """
 
 from __future__ import annotations
