@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("committed")
 
 def test_of_64_simultaneous_calls_a_balance_for_10_admits_exactly_10(stack: Stack) -> None:
     # The backend takes its time, so no settlement frees money while the calls arrive.
-    body = chat("[demo: first_token_ms=1500 tokens=5]", max_tokens=100)
+    body = chat("[demo: first_token_ms=4000 tokens=5]", max_tokens=100)
     rich = customer()
     (status, _), *_ = all_at_once([stack.webs[0].url], rich.secret, body)
     assert status == 200
