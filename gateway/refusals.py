@@ -40,7 +40,7 @@ class Reason:
 
 REASONS = (
     Reason(
-        re.compile(r"image|video|audio|media|multi-?modal|vision", re.IGNORECASE),
+        re.compile(r"image|video|audio|media|multi-?modal|vision|content type", re.IGNORECASE),
         "messages",
         "The model could not read an image or a file of this request.",
         is_media=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -31,6 +32,9 @@ WORDS_LIMIT, WORDS_SECONDS = 64 * 2**10, 1  # Of what a backend says to a reques
 BOM = b"\xef\xbb\xbf"
 # A backend that answers so means that this prompt is wrong, not that the backend is.
 PROMPT_STATUSES = frozenset({400, 413, 422})
+# Some say it of an image that they cannot read with another status: llama.cpp with 500, MLX with 404.
+MEDIA_STATUSES = frozenset({404, 500, 501})
+MEDIA_REFUSED = re.compile(rb"(image|audio|video) input is not supported|only 'text' content type", re.IGNORECASE)
 
 
 class PromptRefused(Exception):
@@ -209,6 +213,8 @@ async def _refusal(target: Target, response: aiohttp.ClientResponse) -> Exceptio
     """What a status other than 200 means."""
     if response.status in PROMPT_STATUSES:
         return PromptRefused(await _words(response))
+    if response.status in MEDIA_STATUSES and MEDIA_REFUSED.search(words := await _words(response)):
+        return PromptRefused(words)
     if response.status in (401, 402, 403, 404):
         # Our configuration or our bill there: nothing a customer could mend.
         logger.error("backend %s answers %d: check its credential, balance and models", target.backend, response.status)

@@ -54,6 +54,25 @@ def test_a_broken_json_answer_is_503_and_free(stack: Stack, alice: Customer, swi
     assert_free(alice, "model_unavailable")
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (b"500 Internal Server Error", b'{"error":{"code":500,"message":"image input is not supported - hint: ..."}}'),
+        (b"404 Not Found", b'{"error": "Only \'text\' content type is supported."}'),
+    ],
+)
+def test_an_image_that_the_backend_cannot_read_is_400_whatever_it_answers(
+    stack: Stack, lab: Lab, alice: Customer, status: bytes, words: bytes
+) -> None:
+    lab.scripted.play(words, head=REFUSAL.replace(b"400 Bad Request", status))
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    answer = wire.ask(
+        stack.webs[0], alice.secret, chat(model=lab.of_script, messages=[{"role": "user", "content": [picture]}])
+    )
+    assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_prompt", "messages")
+    assert_free(alice, "invalid_prompt")
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_prompt_that_the_backend_refuses_is_400_and_free(stack: Stack, alice: Customer, status: int) -> None:
     answer = wire.ask(stack.webs[0], alice.secret, chat(f"[demo: status={status}]"))

@@ -135,6 +135,15 @@ def test_a_prompt_that_does_not_fit(stack: Stack, served: Served, alice: Custome
     assert_billed(alice.only_record(), (9300 // 4 + 4, -(-len(said.encode()) // 4)), Source.ESTIMATED)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_image_for_a_model_without_eyes(stack: Stack, served: Served, alice: Customer, streamed: bool) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    body = asked(model=served.chat, messages=[{"role": "user", "content": [picture]}], stream=streamed)
+    answer = wire.ask(stack.webs[0], alice.secret, body)
+    assert (answer.status, answer.error["param"]) == (400, "messages")
+    assert not alice.wallet.held
+
+
 def test_a_stream_of_two_choices_is_billed_for_both(stack: Stack, served: Served, alice: Customer) -> None:
     """MLX gives one, whatever `n` is. llama.cpp gives both and counts them apart, which is no count of the call."""
     body = asked(model=served.chat, n=2, stream=True)
