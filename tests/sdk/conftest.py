@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def runners(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Runner]]]:
     """All clients of this run, installed and started at once, since some take seconds to import themselves."""
     folder = tmp_path_factory.mktemp("sdk")
@@ -44,6 +44,9 @@ def runners(
             for client in dict.fromkeys(clients)
             if not client.missing
         }
+    # So much work at once may have kept a gateway from its heartbeat, and then it takes no calls for a moment.
+    for web in stack.webs:
+        web.wait_until_ready()
     yield started
     for runner in started.values():
         if runner.exception() is None:
