@@ -98,8 +98,13 @@ class Meter:
 
     @property
     def finished(self) -> bool:
-        """Whether the backend said that every choice of a stream is complete."""
+        """Whether the backend said of every choice of a stream that it began that it has ended."""
         return bool(self._ended) and self._ended == self._begun
+
+    @property
+    def complete(self) -> bool:
+        """Whether only the usage can come: some backends begin a choice only when the one before it has ended."""
+        return len(self._ended) >= self.choices
 
     @property
     def overrun(self) -> bool:

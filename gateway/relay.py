@@ -226,7 +226,7 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
                 await call.open_stream()
             if chunk["choices"]:
                 await call.exchange.send_frame(call.frames.chunks(chunk["choices"]))
-            if call.meter.finished:
+            if call.meter.complete:
                 call.hasten()
             if call.meter.overrun:
                 raise BackendFailed(f"{target.backend}: it does not keep to max_tokens")

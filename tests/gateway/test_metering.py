@@ -279,6 +279,15 @@ def test_an_answer_is_finished_once_every_choice_that_began_is() -> None:
     assert one.finished
 
 
+def test_an_answer_is_complete_once_every_choice_that_was_asked_for_has_ended() -> None:
+    two = Meter(input_estimate=12, output_bound=20, context_tokens=CONTEXT, choices=2)
+    see(two, "a", finish="stop", index=0)
+    assert two.finished
+    assert not two.complete
+    see(two, "b", finish="stop", index=1)
+    assert two.complete
+
+
 def test_an_overrun_is_noticed_well_above_the_limit() -> None:
     one = meter(output_bound=50)
     for _ in range(100):

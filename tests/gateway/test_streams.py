@@ -13,6 +13,7 @@ import pytest
 from billing import money
 from billing.models import UsageRecord
 from billing.usage import Outcome, Source
+from gateway import relay
 from tests.billing.stage import nothing_can_be_recorded, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import INPUT_RATE, OUTPUT_RATE, Lab
@@ -238,6 +239,20 @@ def test_a_backend_that_finishes_but_does_not_end_does_not_keep_the_customer(
     assert time.monotonic() - started < 8
     assert text(events) == "a"
     assert alice.only_record().charge == 3 * INPUT_RATE + 1 * OUTPUT_RATE
+
+
+def test_a_backend_that_writes_one_choice_after_the_other_has_time_for_all(
+    stack: Stack, lab: Lab, alice: Customer
+) -> None:
+    thought = threading.Event()
+    first = [chunk("a"), chunk(finish="stop")]
+    lab.scripted.play(*first, thought, chunk("b", index=1), chunk(finish="stop", index=1), usage(3, 2), DONE)
+    with wire.stream(stack.webs[0], alice.secret, chat(model=lab.of_script, n=2)) as opened:
+        events = opened.events()
+        assert texts_of(next(events)) == ["a"]
+        threading.Timer(relay.GOODBYE_SECONDS + 1, thought.set).start()
+        assert text(list(events)) == "b"
+    assert alice.only_record().outcome == Outcome.COMPLETED
 
 
 def test_a_line_that_does_not_end_breaks_the_stream_within_bounds(stack: Stack, lab: Lab, alice: Customer) -> None:
