@@ -93,7 +93,10 @@ def _as_base64(vector: Any) -> str:
     if isinstance(vector, str):
         return vector
     floats = _as_floats(vector)
-    return base64.b64encode(struct.pack(f"<{len(floats)}f", *floats)).decode()
+    try:
+        return base64.b64encode(struct.pack(f"<{len(floats)}f", *floats)).decode()
+    except (struct.error, OverflowError):
+        raise BackendFailed("a number that is too large for a vector") from None
 
 
 def _as_floats(vector: Any) -> list[float]:

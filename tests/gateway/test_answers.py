@@ -14,6 +14,7 @@ from gateway.answers import Chunks
 from gateway.chat import ChatCompletionRequest, Message
 from gateway.choices import BackendFailed
 from gateway.completions import CompletionRequest
+from gateway.embeddings import EmbeddingRequest
 from tests.gateway import grammar
 
 
@@ -268,6 +269,13 @@ def test_a_whole_answer_is_in_order_and_not_more_than_was_asked_for() -> None:
 def test_an_answer_that_is_not_whole_is_a_failure(given: dict[str, Any]) -> None:
     with pytest.raises(BackendFailed):
         answers.whole(given, asked())
+
+
+@pytest.mark.parametrize("vector", [None, {}, ["a"], [True], [1e39], [10**400]])
+def test_a_vector_that_cannot_be_packed_is_a_failure(vector: Any) -> None:
+    request = EmbeddingRequest(model="m", input="x", encoding_format="base64")
+    with pytest.raises(BackendFailed):
+        answers.whole({"data": [{"embedding": vector}]}, request)
 
 
 @pytest.mark.parametrize("given", [{}, {"choices": None}, {"choices": 5}, {"choices": [5]}, {"object": "error"}])
