@@ -270,10 +270,10 @@ class GatewaySchema(AutoSchema):
         statuses = _codes(self._refusals())
         if 401 in statuses:
             yield _header("WWW-Authenticate", "Bearer", statuses=[401], required=True)
-        yield _header("Retry-After", "Seconds after which to try again.", statuses=[429, 503])
+        yield _header("Retry-After", "Seconds after which to try again.", statuses=[409, 429, 503])
         if self.form is not None:
             for name in _RATE_HEADERS:
-                yield _header(name, "Of the limits of the account.", statuses=[200, 429])
+                yield _header(name, "Of the account, or of the key if tighter.", statuses=[200, 429])
             yield _header("Idempotency-Replayed", "`true`, if this is the answer of an earlier call.", statuses=[200])
             yield _header(COST_HEADER, "What the call cost; of a stream the last event says it.", statuses=[200])
 

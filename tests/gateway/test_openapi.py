@@ -87,5 +87,6 @@ def test_a_call_can_be_refused_for_every_reason_that_there_is() -> None:
     answers = DOCUMENT["paths"]["/v1/chat/completions"]["post"]["responses"]
     assert set(answers) == {str(s) for s in (200, 400, 401, 402, 403, 404, 409, 413, 415, 422, 429, 500, 503)}
     assert "`rate_limit_exceeded_tokens`" in answers["429"]["description"]
+    assert {status for status in answers if "Retry-After" in answers[status]["headers"]} == {"409", "429", "503"}
     assert set(answers["200"]["content"]) == {"application/json", "text/event-stream"}
     assert DOCUMENT["paths"]["/v1/models"]["get"]["responses"].keys() == {"200", "400", "500", "503"}
