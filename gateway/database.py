@@ -18,6 +18,7 @@ import psycopg
 from django.conf import settings
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 WAITING_CONNECTIONS = 2
@@ -30,7 +31,8 @@ CHECK_SECONDS = 1  # A connection that was idle answers within this, or is throw
 ANSWER_SECONDS = STATEMENT_SECONDS + 1  # and one in use within this: the server would have given up before.
 
 # What says that the database is away for a moment. Any other error of psycopg is a defect of ours.
-AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+# A server that only reads was the primary before a failover, or is not yet: psycopg calls that an internal error.
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, ReadOnlySqlTransaction)
 
 
 class Pool:
@@ -48,7 +50,11 @@ class Pool:
         """A connection for a few short statements. Raises one of AWAY within POOL_SECONDS and ANSWER_SECONDS."""
         async with self._pool.connection() as database:
             with _given_up_after(ANSWER_SECONDS, database):
-                yield database
+                try:
+                    yield database
+                except ReadOnlySqlTransaction:
+                    await database.close()  # The pool makes another one, to a server that writes.
+                    raise
 
 
 class Pools:
@@ -115,8 +121,9 @@ def _conninfo(name: str) -> str:
     """libpq's connection string for Django's DATABASES entry."""
     database = settings.DATABASES["default"]
     options = {key: value for key, value in database["OPTIONS"].items() if key != "pool"}
-    # A server that vanished without a word is noticed; what DATABASE_URL says of its own wins.
-    options = {"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 10, **options}
+    # A server that vanished is noticed, and one that only reads is passed over; what DATABASE_URL says of its own wins.
+    watchful = {"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 10}
+    options = watchful | {"target_session_attrs": "read-write"} | options
     options["application_name"] = name
     # Later ones win, so these win over the site's and over those of DATABASE_URL.
     options["options"] = (

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.conf import settings
 from django.db import OperationalError, connection
 
 from accounts.models import Account
 from billing import ledger, settlement
 from billing.models import LateUsageRecord, ReleasedHolds, Transfer, UsageRecord
 from billing.usage import Outcome, Source
+from gateway.database import AWAY, Pools
 from tests import factories
 from tests.billing import stage
 from tests.billing.stage import assert_books_hold
@@ -26,6 +29,28 @@ from tests.stack import Stack, WebProcess, until
 pytestmark = pytest.mark.usefixtures("committed")
 
 OUTAGE_SECONDS = 3.0  # Less than the patience of 5 s, and long enough for clients that back off.
+
+
+def test_a_server_that_only_reads_is_away_and_another_one_is_asked() -> None:
+    """So is a primary after a failover."""
+
+    async def write(pools: Pools, *first: str) -> None:
+        async with pools.main.connection() as database:
+            for statement in (*first, "DELETE FROM gateway_idempotentcall WHERE false"):
+                await database.execute(statement)
+
+    async def story() -> None:
+        pools = Pools()
+        await pools.open()
+        try:
+            with pytest.raises(AWAY):
+                await write(pools, "SET default_transaction_read_only = on")
+            for _ in range(settings.GATEWAY_DATABASE_CONNECTIONS):
+                await write(pools)
+        finally:
+            await pools.close()
+
+    asyncio.run(story())
 
 
 @pytest.fixture(scope="module")
