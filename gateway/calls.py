@@ -50,42 +50,50 @@ async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, pars
     # The id says when the call was admitted, to the millisecond; so does its record, its price and its bill.
     admitted_at = datetime.fromtimestamp((exchange.call_id.int >> 80) / 1000, UTC)
     offer = _on_sale(process, key, parsed, admitted_at)
-    idempotency_key = exchange.headers.get("Idempotency-Key")
-    if idempotency_key is None:
-        return await _serve(process, exchange, key, parsed, offer, admitted_at, claim=None)
-    claim = await idempotency.claim_for(
-        parsed, key=idempotency_key, account_id=key.account_id, call_id=exchange.call_id
-    )
-    if kept := await process.idempotency.claim(claim):
-        return await _repeat(exchange, kept)
+    claim = await _claim_for(exchange, key, parsed)
+    call = await _limited(process, exchange, key, parsed, *offer, admitted_at)
+    if claim is None:
+        return await _serve(process, call, None)
+    if kept := await _claimed(process, call, claim):
+        return await _repeat(call, kept)
     exchange.on_frame = claim.add
     try:
-        return await _serve(process, exchange, key, parsed, offer, admitted_at, claim=claim)
+        return await _serve(process, call, claim)
     finally:
         await process.idempotency.free(claim)
 
 
-async def _repeat(exchange: Exchange, kept: Kept) -> HttpResponse | None:
+async def _claim_for(exchange: Exchange, key: KeyFacts, parsed: Parsed) -> Claim | None:
+    idempotency_key = exchange.headers.get("Idempotency-Key")
+    if idempotency_key is None:
+        return None
+    return await idempotency.claim_for(parsed, key=idempotency_key, account_id=key.account_id, call_id=exchange.call_id)
+
+
+async def _claimed(process: GatewayProcess, call: Call, claim: Claim) -> Kept | None:
+    """The answer of the call that had the key before. A repeat counts as a request, but uses no tokens."""
+    try:
+        kept = await process.idempotency.claim(claim)
+    except BaseException:
+        await process.limits.give_back(call.lease, refused=True)
+        raise
+    if kept is not None:
+        await process.limits.give_back(call.lease, used_tokens=0)
+    return kept
+
+
+async def _repeat(call: Call, kept: Kept) -> HttpResponse | None:
     """The first answer, as it was."""
-    headers = {"Idempotency-Replayed": "true", relay.COST_HEADER: "0"}
+    headers = call.lease.headers | {"Idempotency-Replayed": "true", relay.COST_HEADER: "0"}
     if not kept.streamed:
         return HttpResponse(kept.answer, content_type="application/json", headers=headers)
-    await exchange.start_stream(headers)
-    await exchange.end_stream(kept.answer)
+    await call.exchange.start_stream(headers)
+    await call.exchange.end_stream(kept.answer)
     return None
 
 
-async def _serve(
-    process: GatewayProcess,
-    exchange: Exchange,
-    key: KeyFacts,
-    parsed: Parsed,
-    offer: tuple[Model, Price],
-    admitted_at: datetime,
-    *,
-    claim: Claim | None,
-) -> HttpResponse | None:
-    call = await _limited(process, exchange, key, parsed, *offer, admitted_at)
+async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> HttpResponse | None:
+    exchange = call.exchange
     await _admit(process, call)
     try:
         targets = process.directory.targets_of(call.model)

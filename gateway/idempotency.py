@@ -3,6 +3,7 @@
 A key belongs to an account and an endpoint for 24 hours. The first call **claims** it. When the call has completed, its
 answer is **kept** with it, before the customer gets the last bytes: the JSON, or the events of the stream as they were
 sent, which a repeat gets at once and in the same order. Answers above ANSWER_LIMIT are not kept; a repeat is told so.
+A repeat counts as a request of the minute, without tokens.
 
 A call that was refused, failed, was hung up on or was cut short leaves its key **free**, and a repeat is a new call. So
 does the call of a process that died: a running call has a hold, and the sweeper ends the holds of the dead.
@@ -106,6 +107,9 @@ class Idempotency:
                 await database.execute(_KEEP, {"streamed": streamed, "answer": fitting, **_place(claim)})
         except AWAY as error:
             logger.warning("the answer of call %s is not kept: %s", claim.call_id, type(error).__name__)
+        except Exception:
+            # A defect of ours. The usage record must be written whatever becomes of the answer.
+            logger.exception("the answer of call %s is not kept", claim.call_id)
         else:
             claim.kept = True
 
