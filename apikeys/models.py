@@ -102,7 +102,7 @@ class ApiKey(models.Model):
         help_text="Of its line. Empty: itself.",
     )
     spend_cap = models.BigIntegerField(null=True, blank=True, help_text="Pico-USD for each period. Empty: no cap.")
-    spend_period = models.CharField(max_length=10, blank=True, choices=SpendPeriod.choices)
+    spend_period = models.CharField(max_length=10, blank=True, db_default="", choices=SpendPeriod.choices)
 
     objects = ApiKeyQuerySet.as_manager()
 

@@ -108,7 +108,7 @@ ROWS = [
     Row("tools in one place", tools(tool("call_1", "weather", CITY, index=0), tool("call_2", "clock", ZONE, index=0)),
         text="", finish="tool_calls", calls=BOTH),
     Row("the second choice first", [event({"content": "no"}, index=1), *START, event({}, index=1, finish_reason="stop"),
-        *END], asked={"n": 2}),
+        END[0], usage(7, 4), DONE], asked={"n": 2}, tokens=(7, 4)),
     Row("usage on the finish", [*START, with_usage(END[0], 7, 2)]),
     Row("usage on every chunk", [with_usage(START[0], 7, 1), with_usage(START[1], 7, 2), with_usage(END[0], 7, 2),
         DONE]),

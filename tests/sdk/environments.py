@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from flint.sandbox.bootstrap import ROOT
 FOLDER = ROOT / ".sdk"
 LOCKS = Path(__file__).parent
 INSTALL_SECONDS = 600
+
+_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # Clients that share one start at the same time.
 
 
 def python(name: str, *, locks: Path = LOCKS) -> Path:
@@ -67,8 +71,11 @@ def _made(name: str, files: list[Path], make: Callable[[Path], None], *, salt: s
     """The folder that `make` fills, unless it was filled from the same files before."""
     digest = hashlib.sha256(salt.encode() + b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     folder = FOLDER / f"{name}-{digest}"
-    if folder.exists():
-        return folder
+    with _locks[name]:
+        return folder if folder.exists() else _filled(folder, make)
+
+
+def _filled(folder: Path, make: Callable[[Path], None]) -> Path:
     unfinished = FOLDER / f"{folder.name}.{os.getpid()}"
     unfinished.mkdir(parents=True)
     try:
