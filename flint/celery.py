@@ -25,5 +25,6 @@ app.conf.beat_schedule = {
         ("billing", "check_books", 300),
         ("billing", "make_partitions", 6 * 3600),
         ("gateway", "forget_answers", 600),
+        ("gateway", "forget_attempts", 3600),
     )
 }

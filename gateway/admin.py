@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from billing.admin.base import ReadOnlyAdmin, dollars
 from gateway import backends
-from gateway.models import Backend, Route
+from gateway.models import Attempt, Backend, Route
 
 DIALECT = ["allowed_parameters", "denied_parameters", "developer_role"]
 
@@ -90,3 +93,32 @@ class RouteAdmin(admin.ModelAdmin):
     search_fields = ["model__public_id", "backend__name", "backend_model"]
     autocomplete_fields = ["model", "backend"]
     ordering = ["model__public_id", "priority", "id"]
+
+
+@admin.register(Attempt)
+class AttemptAdmin(ReadOnlyAdmin):
+    """The last ones first; those of one call are found by its id."""
+
+    list_display = [
+        "started_at", "call_id", "number", "backend", "model", "result", "status", "first_event_ms", "duration_ms",
+        "input_tokens", "output_tokens", dollars("upstream_cost"),
+    ]  # fmt: skip
+    list_select_related = ["model"]
+    sortable_by = ()  # Another order than that of the index would sort the whole table.
+    search_fields = ["call_id"]  # Shows the box; what is searched is decided below.
+    search_help_text = "The id of a call."
+    fields = [
+        "call_id", "number", "model", "backend", "started_at", "result", "status", "first_event_ms", "duration_ms",
+        "input_tokens", "output_tokens", "estimated", dollars("upstream_cost"),
+    ]  # fmt: skip
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip().removeprefix("chatcmpl-").removeprefix("req_")
+        if not term:
+            return queryset, False
+        try:
+            return queryset.filter(call_id=UUID(term)), False
+        except ValueError:
+            return queryset.none(), False

@@ -97,7 +97,7 @@ async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> Ht
     await _admit(process, call)
     try:
         targets = process.directory.targets_of(call.model)
-        outcome = await relay.run(call, targets, client=process.upstream)
+        outcome = await relay.run(call, targets, client=process.upstream, journal=process.journal)
     except Exception as error:
         await _end_free(process, call, reason=error.code if isinstance(error, GatewayError) else "our_error")
         if not exchange.streaming:

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.models import Attempt
+
 # What ends an answer, in the words of OpenAI. A word that is not here means `stop`: the backend did end the answer.
 FINISH_REASONS = {
     "stop": "stop",
@@ -41,11 +43,22 @@ _TEXT_LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 class BackendFailed(Exception):
     """The message is for our logs only.
 
-    `retry_after`, in seconds, is what the backend asked for; `timed_out`: it may have worked all that time.
+    `status` is that of its answer, if it was not 200; `retry_after`, in seconds, is what the backend asked for;
+    `timed_out`: it may have worked all that time.
     """
 
-    def __init__(self, message: str, *, retry_after: int | None = None, timed_out: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        result: Attempt.Result = Attempt.Result.GARBAGE,
+        status: int | None = None,
+        retry_after: int | None = None,
+        timed_out: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.result = result
+        self.status = status
         self.retry_after = retry_after
         self.timed_out = timed_out
 

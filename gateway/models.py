@@ -1,7 +1,8 @@
 """Where calls go.
 
 A **Backend** is an OpenAI-compatible inference server. A **Route** says that a backend serves a model, under which
-name, and in which order of preference. An **IdempotentCall** is what a customer's Idempotency-Key stands for.
+name, and in which order of preference. An **Attempt** is what became of asking one backend for one call. An
+**IdempotentCall** is what a customer's Idempotency-Key stands for.
 """
 
 from __future__ import annotations
@@ -72,6 +73,43 @@ class Route(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} at {self.backend}"
+
+
+class Attempt(models.Model):
+    """One request to one backend. A call has several where backends failed; free calls have theirs too.
+
+    No constraint on the model: what was done is written whatever became of the row since.
+    """
+
+    class Result(models.TextChoices):
+        OK = "ok", "answered"
+        NO_CONNECTION = "no_connection", "no connection"
+        STATUS = "status", "refused by status"
+        PROMPT_REFUSED = "prompt_refused", "prompt refused"
+        SILENT = "silent", "nothing came in time"
+        BROKEN = "broken", "answer broke off"
+        GARBAGE = "garbage", "not an answer"
+        LEFT = "left", "left by us"  # The customer hung up, the call was stopped, or it took too long.
+
+    call_id = models.UUIDField()
+    number = models.PositiveSmallIntegerField()
+    model = models.ForeignKey(LanguageModel, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False)
+    backend = models.CharField(max_length=100)
+    started_at = models.DateTimeField()
+    result = models.CharField(max_length=20, choices=Result.choices)
+    status = models.PositiveSmallIntegerField(null=True, help_text="Of the backend's HTTP answer, if there was one.")
+    first_event_ms = models.PositiveIntegerField(null=True, help_text="Of streams, since the attempt began.")
+    duration_ms = models.PositiveIntegerField()
+    input_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    estimated = models.BooleanField(help_text="The tokens are our own count: what the backend may have worked on.")
+    upstream_cost = models.BigIntegerField(null=True, help_text="What the backend charges us, where known.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["call_id", "number"], name="attempt_unique")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of call {self.call_id}"
 
 
 class IdempotentCall(models.Model):

@@ -20,8 +20,9 @@ from uuid import UUID
 from apikeys import keys
 from billing import backlog, holds, ledger, pricing, usage
 from billing.usage import Outcome
-from gateway import authentication, directory, limits
+from gateway import attempts, authentication, directory, limits
 from gateway.admission import Admission
+from gateway.attempts import Journal
 from gateway.authentication import Keys
 from gateway.database import AWAY, Pools
 from gateway.directory import Directory
@@ -51,6 +52,7 @@ class GatewayProcess:
         self.idempotency = Idempotency(self.pools)
         self.doorbell = Doorbell()
         self.recorder = Recorder(self.pools, self.doorbell)
+        self.journal = Journal(self.pools)
         self.upstream = Upstream()
         self.running: dict[UUID, Call] = {}
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
@@ -68,6 +70,7 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self._beat, holds.BEAT_SECONDS)),
             asyncio.create_task(_repeat(self._renew_leases, limits.RENEW_SECONDS)),
             asyncio.create_task(_repeat(self.keys.note_uses, authentication.NOTE_SECONDS)),
+            asyncio.create_task(_repeat(self.journal.write, attempts.WRITE_SECONDS)),
             asyncio.create_task(_repeat(self._watch_settlement, backlog.BEHIND_SECONDS / 2)),
         ]
 
@@ -86,6 +89,8 @@ class GatewayProcess:
         await self._leave()
         with contextlib.suppress(*AWAY):
             await self.keys.note_uses()
+        with contextlib.suppress(*AWAY):
+            await self.journal.write()
         await self.upstream.close()
         await self.limits.close()
         await self.pools.close()

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from billing.pricing import Price
 from billing.usage import Outcome, Record, Source, charge_within
 from gateway import answers, frames, pulse, refusals, requests, upstream
 from gateway.answers import Chunks
+from gateway.attempts import Journal, Made, Result
 from gateway.choices import BackendFailed
 from gateway.directory import Model, Target
 from gateway.errors import BackendUnavailable, GatewayError, KeyDisabled, Unavailable
@@ -45,6 +46,7 @@ ATTEMPTS = 3
 FAILOVER_SECONDS = 30  # No further attempt is begun after this.
 USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up,
 GOODBYE_SECONDS = 3  # and this long, for one who waits, to send it and to end the stream.
+_ANSWERED = frozenset({Result.OK, Result.BROKEN, Result.GARBAGE})  # With a 200.
 
 
 @dataclass(slots=True)
@@ -136,7 +138,7 @@ class Call:
         return Checkpoint(self.id, self.target.backend, self.attempt, usage.input_tokens, usage.output_tokens)
 
 
-async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome | None:
+async def run(call: Call, targets: list[Target], *, client: Upstream, journal: Journal) -> Outcome | None:
     """Relay the call; a stream's content goes out on the way. Returns how it ended; None means free.
 
     Raises GatewayError where no content was sent to the customer yet and the call is free.
@@ -144,7 +146,7 @@ async def run(call: Call, targets: list[Target], *, client: Upstream) -> Outcome
     outcome, unavailable = Outcome.COMPLETED, BackendUnavailable()
     try:
         async with call.interruptible(), pulse.kept_alive(call):
-            await _attempts(call, targets, client)
+            await _attempts(call, targets, client, journal)
     except TimeoutError:
         outcome = _interrupted(call)
         unavailable = BackendUnavailable(timed_out=outcome is Outcome.BACKEND_FAILED)
@@ -180,7 +182,7 @@ def _interrupted(call: Call) -> Outcome:
     return Outcome.BACKEND_FAILED
 
 
-async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None:
+async def _attempts(call: Call, targets: list[Target], client: Upstream, journal: Journal) -> None:
     """Try one target after the other until one accepts. Raises BackendFailed, PromptRefused."""
     failure = BackendFailed("no backend serves this model")
     for attempt, target in enumerate(targets[:ATTEMPTS], start=1):
@@ -188,7 +190,7 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None
             break
         call.attempt, call.target = attempt, target
         try:
-            await _attempt(call, target, client)
+            await _noted(call, target, client, journal)
         except BackendFailed as error:
             if call.accepted:
                 raise
@@ -200,8 +202,51 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream) -> None
     raise failure
 
 
-async def _attempt(call: Call, target: Target, client: Upstream) -> None:
+async def _noted(call: Call, target: Target, client: Upstream, journal: Journal) -> None:
+    """One attempt, and what became of it. Raises what it raises."""
+    started_at, before_ms = datetime.now(UTC), call.elapsed_ms
+    result, status = Result.LEFT, None
     call.sent = False
+    try:
+        await _attempt(call, target, client)
+        result = Result.OK
+    except BackendFailed as failure:
+        result, status = failure.result, failure.status
+        raise
+    except PromptRefused as refused:
+        result, status = Result.PROMPT_REFUSED, refused.status
+        raise
+    finally:
+        input_tokens, output_tokens, exact = _worked(call, result)
+        journal.note(
+            Made(
+                call_id=call.id,
+                number=call.attempt,
+                model_id=call.model.id,
+                backend=target.backend,
+                started_at=started_at,
+                result=Result.OK if call.meter.finished else result,
+                status=200 if call.accepted or result in _ANSWERED else status,
+                first_event_ms=None if call.first_token_ms is None else call.first_token_ms - before_ms,
+                duration_ms=call.elapsed_ms - before_ms,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                estimated=not exact,
+            )
+        )
+
+
+def _worked(call: Call, result: Result) -> tuple[int, int, bool]:
+    """The tokens in and out that the backend may charge us for, and whether it said so itself."""
+    if call.accepted:
+        usage = call.meter.usage()
+        return usage.input_tokens, usage.output_tokens, usage is call.meter.reported
+    # Who is left in silence has perhaps read the prompt; who refused has not.
+    begun = call.sent and result in (Result.SILENT, Result.LEFT)
+    return call.meter.input_estimate if begun else 0, 0, False
+
+
+async def _attempt(call: Call, target: Target, client: Upstream) -> None:
     request = call.parsed.request
     async with client.open(
         target,
@@ -231,7 +276,8 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
             if call.meter.overrun:
                 raise BackendFailed(f"{target.backend}: it does not keep to max_tokens")
     if not call.meter.finished:
-        raise BackendFailed(f"{target.backend}: the stream ended without a finish")
+        result = Result.BROKEN if call.accepted else Result.GARBAGE
+        raise BackendFailed(f"{target.backend}: the stream ended without a finish", result=result)
 
 
 def record_of(call: Call, outcome: Outcome) -> Record:

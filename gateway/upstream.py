@@ -21,6 +21,7 @@ import msgspec
 
 from gateway.choices import BackendFailed
 from gateway.directory import Target
+from gateway.models import Attempt
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ MEDIA_REFUSED = re.compile(rb"(image|audio|video) input is not supported|only 't
 class PromptRefused(Exception):
     """The backend refuses this request, and would refuse it again. `words` is the beginning of what it says."""
 
-    def __init__(self, words: bytes) -> None:
+    def __init__(self, status: int, words: bytes) -> None:
         super().__init__("the request was refused")
+        self.status = status
         self.words = words
 
 
@@ -96,7 +98,7 @@ class Upstream:
                 trace_request_ctx=on_sent,
             )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _broken(target.backend, error) from None
+            raise _broken(target.backend, error, Attempt.Result.NO_CONNECTION) from None
         del body  # It may be large, and the answer may take minutes.
         try:
             if response.status != 200:
@@ -171,7 +173,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]
                 lines[0], first = lines[0].removeprefix(BOM), False
             yield lines
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise _broken("the stream broke", error) from None
+        raise _broken("the stream broke", error, Attempt.Result.BROKEN) from None
     yield [rest]
 
 
@@ -200,27 +202,34 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
             if size > limit:
                 raise BackendFailed("an answer that does not end")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise _broken("the answer broke", error) from None
+        raise _broken("the answer broke", error, Attempt.Result.BROKEN) from None
     return b"".join(pieces)
 
 
-def _broken(what: str, error: Exception) -> BackendFailed:
+def _broken(what: str, error: Exception, result: Attempt.Result) -> BackendFailed:
     waited_in_vain = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
-    return BackendFailed(f"{what}: {type(error).__name__}", timed_out=waited_in_vain)
+    return BackendFailed(
+        f"{what}: {type(error).__name__}",
+        result=Attempt.Result.SILENT if waited_in_vain else result,
+        timed_out=waited_in_vain,
+    )
 
 
 async def _refusal(target: Target, response: aiohttp.ClientResponse) -> Exception:
     """What a status other than 200 means."""
     if response.status in PROMPT_STATUSES:
-        return PromptRefused(await _words(response))
+        return PromptRefused(response.status, await _words(response))
     if response.status in MEDIA_STATUSES and MEDIA_REFUSED.search(words := await _words(response)):
-        return PromptRefused(words)
+        return PromptRefused(response.status, words)
     if response.status in (401, 402, 403, 404):
         # Our configuration or our bill there: nothing a customer could mend.
         logger.error("backend %s answers %d: check its credential, balance and models", target.backend, response.status)
     asked = response.headers.get("Retry-After", "")
     return BackendFailed(
-        f"{target.backend}: status {response.status}", retry_after=int(asked) if asked.isdecimal() else None
+        f"{target.backend}: status {response.status}",
+        result=Attempt.Result.STATUS,
+        status=response.status,
+        retry_after=int(asked) if asked.isdecimal() else None,
     )
 
 

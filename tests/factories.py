@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
+import uuid_utils.compat as uuids
 from django.db import connection
 
 from accounts.models import Account, Tier, User
@@ -31,6 +32,7 @@ from billing.models import (
     Wallet,
 )
 from billing.usage import Outcome, Record, Source
+from gateway.models import Attempt
 
 _numbers = itertools.count(1)
 
@@ -56,6 +58,12 @@ def language_model(**fields: Any) -> LanguageModel:
     defaults = {"family": "Tests", "type": "chat", "context_tokens": 100_000, "max_output_tokens": 10_000}
     name = unique("model")
     return LanguageModel.objects.create(**{"public_id": name, "name": name, **defaults, **fields})
+
+
+def attempt(model: LanguageModel, **fields: Any) -> Attempt:
+    defaults = {"call_id": uuids.uuid7(), "number": 1, "backend": "gpu", "started_at": datetime.now(UTC)}
+    what = {"result": Attempt.Result.OK, "duration_ms": 5, "input_tokens": 3, "output_tokens": 1, "estimated": False}
+    return Attempt.objects.create(**{"model": model, **defaults, **what, **fields})
 
 
 def price(model: LanguageModel | None = None, *, input: int = 2, output: int = 5, **fields: Any) -> PriceVersion:

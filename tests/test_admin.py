@@ -38,7 +38,7 @@ from billing.models import (
     Wallet,
 )
 from gateway import backends
-from gateway.models import Backend, Route
+from gateway.models import Attempt, Backend, Route
 from tests import factories, people
 
 pytestmark = pytest.mark.django_db
@@ -46,6 +46,7 @@ pytestmark = pytest.mark.django_db
 MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
+    Attempt,
 ]  # fmt: skip
 OURS = [*MONEY, LanguageModel, PriceVersion, Backend, Route, ApiKey, User, Account, AuditEvent, Membership, Tier]
 
@@ -71,6 +72,7 @@ def one_of_each() -> Account:
     RefusedCalls.objects.create(account=account, hour=hour, status=402, code="insufficient_balance", calls=1)
     GatewayProcess.objects.create(boot=uuid4(), host="host", pid=1)
     model = factories.language_model()
+    factories.attempt(model)
     factories.price(model)
     factories.price(factories.language_model(), account=account, by=account.users.get())
     name = factories.unique("gpu")
