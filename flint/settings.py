@@ -327,6 +327,10 @@ if PRODUCTION:
 GATEWAY_LONGEST_CALL_SECONDS = env.integer("GATEWAY_LONGEST_CALL_SECONDS", 600, minimum=10, maximum=7200)
 # The longest silence of a backend in a stream, before its first token and between two.
 GATEWAY_IDLE_SECONDS = env.integer("GATEWAY_IDLE_SECONDS", 100, minimum=1, maximum=3600)
+# A stream whose backend has sent nothing for so long is tried at another one, if there is one left to try,
+GATEWAY_FIRST_TOKEN_SECONDS = env.integer("GATEWAY_FIRST_TOKEN_SECONDS", 30, minimum=1, maximum=3600)
+# and after so long no other backend is tried.
+GATEWAY_FAILOVER_SECONDS = env.integer("GATEWAY_FAILOVER_SECONDS", 60, minimum=1, maximum=3600)
 # The longest silence before a JSON answer, which backends send when it is whole. Node's clients give up after 300 s.
 GATEWAY_ANSWER_SECONDS = env.integer("GATEWAY_ANSWER_SECONDS", 290, minimum=1, maximum=3600)
 # A stream on which nothing came for so long gets a chunk that says nothing: clients give up after a minute or two.

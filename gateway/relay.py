@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 COST_HEADER = "x-flint-cost-usd"
 ATTEMPTS = 3
-FAILOVER_SECONDS = 30  # No further attempt is begun after this.
 USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up,
 GOODBYE_SECONDS = 3  # and this long, for one who waits, to send it and to end the stream.
 _ANSWERED = frozenset({Result.OK, Result.BROKEN, Result.GARBAGE})  # With a 200.
@@ -72,6 +71,7 @@ class Call:
     frames: Frames = field(init=False)
     chunks: Chunks = field(init=False)
     _started: float = field(default_factory=time.monotonic)
+    waiting: asyncio.Timeout | None = None  # For the first event of a backend, while another could be asked.
     _scope: asyncio.Timeout | None = None
     _hastened: bool = False
 
@@ -123,6 +123,8 @@ class Call:
     def accept(self) -> None:
         """No other backend will be asked, so a large body makes room for others while this call goes on."""
         self.accepted = True
+        if self.waiting is not None:
+            self.waiting.reschedule(None)
         self.parsed.sent()
         self.exchange.forget_body()
 
@@ -185,12 +187,13 @@ def _interrupted(call: Call) -> Outcome:
 async def _attempts(call: Call, targets: list[Target], client: Upstream, journal: Journal) -> None:
     """Try one target after the other until one accepts. Raises BackendFailed, PromptRefused."""
     failure = BackendFailed("no backend serves this model")
-    for attempt, target in enumerate(targets[:ATTEMPTS], start=1):
-        if call.elapsed_ms > FAILOVER_SECONDS * 1000:
+    targets = targets[:ATTEMPTS]
+    for attempt, target in enumerate(targets, start=1):
+        if call.elapsed_ms > settings.GATEWAY_FAILOVER_SECONDS * 1000:
             break
         call.attempt, call.target = attempt, target
         try:
-            await _noted(call, target, client, journal)
+            await _noted(call, target, client, journal, is_last=target is targets[-1])
         except BackendFailed as error:
             if call.accepted:
                 raise
@@ -202,13 +205,13 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream, journal
     raise failure
 
 
-async def _noted(call: Call, target: Target, client: Upstream, journal: Journal) -> None:
+async def _noted(call: Call, target: Target, client: Upstream, journal: Journal, *, is_last: bool) -> None:
     """One attempt, and what became of it. Raises what it raises."""
     started_at, before_ms = datetime.now(UTC), call.elapsed_ms
     result, status = Result.LEFT, None
     call.sent = False
     try:
-        await _attempt(call, target, client)
+        await (_attempt if is_last or not call.parsed.request.streamed else _hurried)(call, target, client)
         result = Result.OK
     except BackendFailed as failure:
         result, status = failure.result, failure.status
@@ -244,6 +247,17 @@ def _worked(call: Call, result: Result) -> tuple[int, int, bool]:
     # Who is left in silence has perhaps read the prompt; who refused has not.
     begun = call.sent and result in (Result.SILENT, Result.LEFT)
     return call.meter.input_estimate if begun else 0, 0, False
+
+
+async def _hurried(call: Call, target: Target, client: Upstream) -> None:
+    """An attempt that is given up unless it begins to answer soon."""
+    try:
+        async with asyncio.timeout(settings.GATEWAY_FIRST_TOKEN_SECONDS) as call.waiting:
+            await _attempt(call, target, client)
+    except TimeoutError:
+        raise BackendFailed(f"{target.backend}: no first token", result=Result.SILENT, timed_out=True) from None
+    finally:
+        call.waiting = None
 
 
 async def _attempt(call: Call, target: Target, client: Upstream) -> None:

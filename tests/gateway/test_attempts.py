@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -15,6 +16,7 @@ from tests.billing.stage import another_connection
 from tests.gateway import wire
 from tests.gateway.conftest import Lab
 from tests.gateway.customers import Customer, chat, customer
+from tests.gateway.processes import web_process
 from tests.gateway.scripted import DONE, chunk, usage
 from tests.stack import Stack, until
 
@@ -97,6 +99,25 @@ def test_who_leaves_before_the_first_token_leaves_the_cost_of_the_prompt_behind(
     (left,) = made(call)
     assert (left.result, left.output_tokens) == (Result.LEFT, 0)
     assert left.input_tokens == record.input_tokens > 0
+
+
+def test_a_silent_backend_is_given_up_where_another_is_left(lab: Lab, alice: Customer, tmp_path: Path) -> None:
+    first_token = {"GATEWAY_FIRST_TOKEN_SECONDS": "1"}
+    with web_process(tmp_path, **first_token) as web:
+        body = chat("[demo: first_token_ms=6000 only_attempts=1 tokens=3]", model=lab.of_two, stream=True)
+        head, events = wire.whole(web, alice.secret, body)
+        assert events[-1] is None
+        silent, answered = made(head.call_id, 2)
+        assert (silent.result, silent.backend, silent.output_tokens) == (Result.SILENT, lab.first, 0)
+        assert silent.input_tokens > 0
+        assert 900 < silent.duration_ms < 4_000
+        assert (answered.result, answered.backend) == (Result.OK, lab.second)
+        # The last one that is left may take its time, and so may one that has begun.
+        patient = chat("[demo: first_token_ms=2000]")
+        assert wire.whole(web, alice.secret, patient)[1][-1] is None
+        begun = chat("[demo: tokens=30 tokens_per_second=15]", model=lab.of_two)
+        assert len(made(wire.whole(web, alice.secret, begun)[0].call_id)) == 1
+    assert [record.attempt for record in alice.settled(3)] == [2, 1, 1]
 
 
 def test_attempts_that_cannot_be_written_hold_nobody_up_and_are_written_later(
