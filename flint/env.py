@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,6 +118,14 @@ class Environment:
     def names(self, name: str, default: str = "") -> list[str]:
         """A comma-separated list."""
         return [item.strip() for item in self.text(name, default).split(",") if item.strip()]
+
+    def networks(self, name: str, default: str) -> list[IPv4Network | IPv6Network]:
+        """A comma-separated list of IP networks."""
+        try:
+            return [ip_network(item) for item in self.names(name, default)]
+        except ValueError as wrong:
+            self.fault(f"{name} must be IP networks with commas between them, such as 10.0.0.0/8: {wrong}.")
+            return []
 
     def database(self, name: str, *, hint: str) -> dict[str, Any]:
         """Django's DATABASES entry for a libpq URL or connection string."""

@@ -339,6 +339,11 @@ GATEWAY_KEEPALIVE_SECONDS = env.integer("GATEWAY_KEEPALIVE_SECONDS", 15, minimum
 GATEWAY_SLOW_READER_SECONDS = env.integer("GATEWAY_SLOW_READER_SECONDS", 60, minimum=1, maximum=600)
 # Redis away: `closed` refuses calls with 503; `local` lets each process limit by itself, so N processes N times.
 GATEWAY_LIMITS_WITHOUT_REDIS = env.choice("GATEWAY_LIMITS_WITHOUT_REDIS", ["closed", "local"], default="closed")
+# Private networks in which backends may be. Link-local addresses and the metadata of clouds are refused all the same.
+BACKEND_NETWORKS = env.networks(
+    "BACKEND_NETWORKS",
+    "" if PRODUCTION else "127.0.0.0/8, ::1/128, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7",
+)
 GATEWAY_DATABASE_CONNECTIONS = env.integer("GATEWAY_DATABASE_CONNECTIONS", 10, minimum=6, maximum=100)
 
 REST_FRAMEWORK = {"DEFAULT_SCHEMA_CLASS": "gateway.openapi.GatewaySchema"}

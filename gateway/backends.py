@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from django.db import transaction
 
 from billing import catalogue
-from gateway import credentials
+from gateway import addresses, credentials
 from gateway.models import Backend, Route
 
 NAME_LENGTH = 100
@@ -46,6 +46,8 @@ def save(*, name: str, base_url: str, credential: str | None, models: Mapping[st
     if any(not 1 <= len(backend_model) <= BACKEND_MODEL_LENGTH for backend_model in models.values()):
         raise InvalidBackend(f"The backend's own name of a model has 1 to {BACKEND_MODEL_LENGTH} characters.")
     base_url = checked_address(base_url)
+    if not Backend.objects.filter(name=name, base_url=base_url).exists():
+        _check_place(base_url)
     with transaction.atomic():
         backend, _ = Backend.objects.get_or_create(name=name, defaults={"base_url": base_url})
         backend = Backend.objects.select_for_update(no_key=True).get(pk=backend.pk)
@@ -62,6 +64,8 @@ def readdress(backend: Backend, *, base_url: str, credential: str | None) -> Non
     none. Raises InvalidBackend, CredentialNeeded.
     """
     base_url = checked_address(base_url)
+    if base_url != backend.base_url:
+        _check_place(base_url)
     if credential is None and backend.credential and base_url != backend.base_url:
         raise CredentialNeeded(
             "The address changes, and the stored API key is never sent to another address: enter the API key again."
@@ -86,6 +90,14 @@ def checked_address(base_url: str) -> str:
     if len(base_url) > ADDRESS_LENGTH:
         raise InvalidBackend(f"The address has at most {ADDRESS_LENGTH} characters.")
     return base_url
+
+
+def _check_place(address: str) -> None:
+    """Raises InvalidBackend."""
+    try:
+        addresses.check_host(urlsplit(address).hostname or "")
+    except addresses.AddressRefused as refusal:
+        raise InvalidBackend(str(refusal)) from refusal
 
 
 def _checked_credential(credential: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from uuid import UUID
 import aiohttp
 import msgspec
 
+from gateway import addresses
 from gateway.choices import BackendFailed
 from gateway.directory import Target
 from gateway.models import Attempt
@@ -52,7 +54,7 @@ class Upstream:
         self._session = aiohttp.ClientSession(
             # Idle connections are given up before the servers do so (uvicorn's 5 s): a POST that meets a closing
             # connection fails, and is not repeated.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=4),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=4, socket_factory=_socket_to),
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_sent_trace()],
             read_bufsize=2**18,
@@ -117,6 +119,17 @@ class Upstream:
             draining.add_done_callback(self._draining.discard)
         else:
             response.close()
+
+
+def _socket_to(info: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket for one address of a backend, if a backend may be there: asked for every new connection."""
+    family, kind, protocol, _, address = info
+    try:
+        addresses.check(str(address[0]))
+    except addresses.AddressRefused as refusal:
+        logger.error("a backend is not connected to: %s", refusal)
+        raise PermissionError(str(refusal)) from refusal
+    return socket.socket(family, kind, protocol)
 
 
 def _sent_trace() -> aiohttp.TraceConfig:

@@ -50,6 +50,7 @@ def test_production_starts_from_its_variables_without_any_sandbox_part(monkeypat
     assert settings["DATABASES"]["default"]["OPTIONS"]["sslmode"] == "require"
     assert settings["SESSION_COOKIE_SECURE"]
     assert "flint.sandbox" not in settings["INSTALLED_APPS"]
+    assert settings["BACKEND_NETWORKS"] == []
 
 
 def test_every_missing_variable_is_named_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +76,8 @@ def test_every_missing_variable_is_named_in_one_error(monkeypatch: pytest.Monkey
         ("SITE_URL", "https://", "no host name"),
         ("CSRF_TRUSTED_ORIGINS", "a", "CSRF_TRUSTED_ORIGINS"),
         ("FLINT_DATA", "/var/lib/flint", "belongs to the sandbox"),
+        ("BACKEND_NETWORKS", "10.0.0.7/8", "BACKEND_NETWORKS must be IP networks"),
+        ("BACKEND_NETWORKS", "anywhere", "BACKEND_NETWORKS must be IP networks"),
         ("SITE_URL", "http://api.example.com", "served over https"),
         ("ALLOWED_HOSTS", "*", "lets any host name in"),
         ("DATABASE_URL", "mysql://root@db/flint", "not a PostgreSQL URL"),
