@@ -17,7 +17,7 @@ from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
 from billing.usage import Outcome, Record
-from gateway import errors, frames, idempotency, metering, relay
+from gateway import errors, frames, idempotency, metering, relay, routing
 from gateway.chat import ChatCompletionRequest
 from gateway.completions import CompletionRequest
 from gateway.directory import Model
@@ -94,9 +94,10 @@ async def _repeat(call: Call, kept: Kept) -> HttpResponse | None:
 
 async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> HttpResponse | None:
     exchange = call.exchange
+    conversation = routing.conversation(call.parsed, account_id=call.key.account_id)
+    targets = routing.in_order(process.directory.targets.get(call.model.id, ()), conversation)
     await _admit(process, call)
     try:
-        targets = process.directory.targets_of(call.model)
         outcome = await relay.run(call, targets, client=process.upstream, journal=process.journal)
     except Exception as error:
         await _end_free(process, call, reason=error.code if isinstance(error, GatewayError) else "our_error")

@@ -16,6 +16,7 @@ from gateway.errors import InvalidRequest
 from gateway.requests import Dialect, Endpoint, Sampled, Tokens
 
 TOOLS_LIMIT = 128
+BEGINNING_MESSAGES, BEGINNING_LIMIT = 10, 16 * 1024  # What tells conversations apart, and characters of each.
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 Url = Annotated[str, Meta(pattern="^(https?://|data:)")]
@@ -142,6 +143,16 @@ class ChatCompletionRequest(Sampled, kw_only=True):
         return len(self.messages)
 
     @property
+    def beginning(self) -> str:
+        """All up to the first question."""
+        said = []
+        for message in self.messages[:BEGINNING_MESSAGES]:
+            said.append(f"{message.role} {_first_text(message)[:BEGINNING_LIMIT]}")
+            if message.role == "user":
+                break
+        return "\n".join(said)
+
+    @property
     def text_only(self) -> bool:
         return all(isinstance(part, Text) for message in self.messages for part in _parts(message))
 
@@ -205,6 +216,12 @@ def _as_system(messages: msgspec.Raw) -> list[dict[str, msgspec.Raw]]:
         if bytes(message["role"]) == b'"developer"':
             message["role"] = msgspec.Raw(b'"system"')
     return said
+
+
+def _first_text(message: Message) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return next((part.text for part in _parts(message) if isinstance(part, Text)), "")
 
 
 def _parts(message: Message) -> list[Part]:

@@ -6,7 +6,6 @@ A **Directory** is one reading, replaced as a whole. While the database is away 
 from __future__ import annotations
 
 import logging
-import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -61,15 +60,6 @@ class Directory:
         """Every listed model with a list price in force, hidden ones included."""
         priced = ((model, self.schedule.in_force(model.id, None, at)) for model in self.models.values())
         return [(model, price) for model, price in priced if price is not None]
-
-    def targets_of(self, model: Model) -> list[Target]:
-        """In the order in which to try them: by priority, and by weighted chance among equals."""
-        # A target of weight w comes first with a chance in proportion to w.
-        keyed = [
-            (target.priority, -(random.random() ** (1 / target.weight)), target)  # noqa: S311  # No secret hangs on it.
-            for target in self.targets.get(model.id, ())
-        ]
-        return [target for _, _, target in sorted(keyed, key=lambda item: item[:2])]
 
 
 async def read(database: AsyncConnection[object]) -> Directory:

@@ -7,6 +7,7 @@ passed on as it came. One function, `parse`, maps every fault of a body to a 400
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,11 @@ class Request(Struct, kw_only=True):
         return False
 
     @property
+    def beginning(self) -> str:
+        """What stays the same while a conversation goes on; empty where there is none."""
+        return ""
+
+    @property
     def wants_usage(self) -> bool:
         return False
 
@@ -205,12 +211,14 @@ class Parsed:
 
     Fields are kept as JSON, which never takes more memory than the body did; Python's strings can take four times that.
 
+    `beginning` is a digest of how the conversation begins, if the call is part of one.
     `prompt_bytes` is everything that a backend could put into the prompt; `ascii_bytes` and `other_bytes` only what
     surely is in it: the texts and the tools.
     """
 
     request: Request
     fields: dict[str, msgspec.Raw]
+    beginning: bytes
     prompt_bytes: int
     ascii_bytes: int
     other_bytes: int
@@ -269,6 +277,7 @@ def _measured(request: Request, fields: dict[str, Any]) -> Parsed:
     return Parsed(
         request=request,
         fields={name: _kept(value) for name, value in encoded.items()},
+        beginning=hashlib.sha256(said.encode()).digest() if (said := request.beginning) else b"",
         prompt_bytes=sum(len(name.encode()) + len(value) for name, value in encoded.items()),
         ascii_bytes=ascii_bytes,
         other_bytes=other_bytes,
