@@ -20,7 +20,7 @@ from billing.usage import Outcome, Record
 from gateway import errors, frames, idempotency, metering, relay, routing
 from gateway.chat import ChatCompletionRequest
 from gateway.completions import CompletionRequest
-from gateway.directory import Model
+from gateway.directory import Model, Target
 from gateway.embeddings import EmbeddingRequest
 from gateway.errors import (
     ContextLengthExceeded,
@@ -94,11 +94,10 @@ async def _repeat(call: Call, kept: Kept) -> HttpResponse | None:
 
 async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> HttpResponse | None:
     exchange = call.exchange
-    conversation = routing.conversation(call.parsed, account_id=call.key.account_id)
-    targets = routing.in_order(process.directory.targets.get(call.model.id, ()), conversation)
+    targets = await _targets(process, call)
     await _admit(process, call)
     try:
-        outcome = await relay.run(call, targets, client=process.upstream, journal=process.journal)
+        outcome = await relay.run(call, targets, process.backends)
     except Exception as error:
         await _end_free(process, call, reason=error.code if isinstance(error, GatewayError) else "our_error")
         if not exchange.streaming:
@@ -117,6 +116,17 @@ async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> Ht
     await _keep(process, call, record, claim)  # If the database was away before.
     await process.limits.give_back(call.lease, used_tokens=record.input_tokens + record.output_tokens)
     return await relay.finish(call, record, durable=durable)
+
+
+async def _targets(process: GatewayProcess, call: Call) -> list[Target]:
+    """Whom to ask, in this order. Raises BackendUnavailable where nobody would serve the call."""
+    conversation = routing.conversation(call.parsed, account_id=call.key.account_id)
+    targets = routing.in_order(process.directory.targets.get(call.model.id, ()), conversation)
+    try:
+        return process.breaker.sift(call.model.id, targets)
+    except BaseException:
+        await process.limits.give_back(call.lease, refused=True)
+        raise
 
 
 async def _keep(process: GatewayProcess, call: Call, record: Record, claim: Claim | None) -> None:

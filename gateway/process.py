@@ -20,10 +20,11 @@ from uuid import UUID
 from apikeys import keys
 from billing import backlog, holds, ledger, pricing, usage
 from billing.usage import Outcome
-from gateway import attempts, authentication, directory, limits
+from gateway import attempts, authentication, breaker, directory, limits
 from gateway.admission import Admission
 from gateway.attempts import Journal
 from gateway.authentication import Keys
+from gateway.breaker import Breaker
 from gateway.database import AWAY, Pools
 from gateway.directory import Directory
 from gateway.doorbell import Doorbell
@@ -31,7 +32,7 @@ from gateway.errors import Unavailable
 from gateway.idempotency import Idempotency
 from gateway.limits import Limits
 from gateway.recorder import Recorder
-from gateway.relay import Call
+from gateway.relay import Backends, Call
 from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class GatewayProcess:
         self.recorder = Recorder(self.pools, self.doorbell)
         self.journal = Journal(self.pools)
         self.upstream = Upstream()
+        self.breaker = Breaker(self.boot)
+        self.backends = Backends(self.upstream, self.journal, self.breaker)
         self.running: dict[UUID, Call] = {}
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
         self._directory: Directory | None = None
@@ -71,6 +74,7 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self._renew_leases, limits.RENEW_SECONDS)),
             asyncio.create_task(_repeat(self.keys.note_uses, authentication.NOTE_SECONDS)),
             asyncio.create_task(_repeat(self.journal.write, attempts.WRITE_SECONDS)),
+            asyncio.create_task(_repeat(self.breaker.share, breaker.SHARE_SECONDS)),
             asyncio.create_task(_repeat(self._watch_settlement, backlog.BEHIND_SECONDS / 2)),
         ]
 
@@ -93,6 +97,7 @@ class GatewayProcess:
             await self.journal.write()
         await self.upstream.close()
         await self.limits.close()
+        await self.breaker.close()
         await self.pools.close()
 
     @property

@@ -29,6 +29,7 @@ from billing.usage import Outcome, Record, Source, charge_within
 from gateway import answers, frames, pulse, refusals, requests, upstream
 from gateway.answers import Chunks
 from gateway.attempts import Journal, Made, Result
+from gateway.breaker import Breaker
 from gateway.choices import BackendFailed
 from gateway.directory import Model, Target
 from gateway.errors import BackendUnavailable, GatewayError, KeyDisabled, Unavailable
@@ -46,6 +47,15 @@ ATTEMPTS = 3
 USAGE_SECONDS = 1  # A backend that has finished gets this long to send its usage to a customer who hung up,
 GOODBYE_SECONDS = 3  # and this long, for one who waits, to send it and to end the stream.
 _ANSWERED = frozenset({Result.OK, Result.BROKEN, Result.GARBAGE})  # With a 200.
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """How they are reached, and where it is noted how they do."""
+
+    client: Upstream
+    journal: Journal
+    breaker: Breaker
 
 
 @dataclass(slots=True)
@@ -140,7 +150,7 @@ class Call:
         return Checkpoint(self.id, self.target.backend, self.attempt, usage.input_tokens, usage.output_tokens)
 
 
-async def run(call: Call, targets: list[Target], *, client: Upstream, journal: Journal) -> Outcome | None:
+async def run(call: Call, targets: list[Target], backends: Backends) -> Outcome | None:
     """Relay the call; a stream's content goes out on the way. Returns how it ended; None means free.
 
     Raises GatewayError where no content was sent to the customer yet and the call is free.
@@ -148,7 +158,7 @@ async def run(call: Call, targets: list[Target], *, client: Upstream, journal: J
     outcome, unavailable = Outcome.COMPLETED, BackendUnavailable()
     try:
         async with call.interruptible(), pulse.kept_alive(call):
-            await _attempts(call, targets, client, journal)
+            await _attempts(call, targets, backends)
     except TimeoutError:
         outcome = _interrupted(call)
         unavailable = BackendUnavailable(timed_out=outcome is Outcome.BACKEND_FAILED)
@@ -184,16 +194,18 @@ def _interrupted(call: Call) -> Outcome:
     return Outcome.BACKEND_FAILED
 
 
-async def _attempts(call: Call, targets: list[Target], client: Upstream, journal: Journal) -> None:
+async def _attempts(call: Call, targets: list[Target], backends: Backends) -> None:
     """Try one target after the other until one accepts. Raises BackendFailed, PromptRefused."""
     failure = BackendFailed("no backend serves this model")
     targets = targets[:ATTEMPTS]
-    for attempt, target in enumerate(targets, start=1):
+    for target in targets:
         if call.elapsed_ms > settings.GATEWAY_FAILOVER_SECONDS * 1000:
             break
-        call.attempt, call.target = attempt, target
+        if not backends.breaker.enter(call.model.id, target.backend, call.id):
+            continue
+        call.attempt, call.target = call.attempt + 1, target
         try:
-            await _noted(call, target, client, journal, is_last=target is targets[-1])
+            await _noted(call, target, backends, is_last=target is targets[-1])
         except BackendFailed as error:
             if call.accepted:
                 raise
@@ -205,23 +217,26 @@ async def _attempts(call: Call, targets: list[Target], client: Upstream, journal
     raise failure
 
 
-async def _noted(call: Call, target: Target, client: Upstream, journal: Journal, *, is_last: bool) -> None:
+async def _noted(call: Call, target: Target, backends: Backends, *, is_last: bool) -> None:
     """One attempt, and what became of it. Raises what it raises."""
     started_at, before_ms = datetime.now(UTC), call.elapsed_ms
-    result, status = Result.LEFT, None
+    result, status, retry_after = Result.LEFT, None, None
     call.sent = False
     try:
-        await (_attempt if is_last or not call.parsed.request.streamed else _hurried)(call, target, client)
+        await (_attempt if is_last or not call.parsed.request.streamed else _hurried)(call, target, backends)
         result = Result.OK
     except BackendFailed as failure:
-        result, status = failure.result, failure.status
+        result, status, retry_after = failure.result, failure.status, failure.retry_after
         raise
     except PromptRefused as refused:
         result, status = Result.PROMPT_REFUSED, refused.status
         raise
     finally:
+        backends.breaker.ended(
+            call.model.id, target.backend, call.id, result=result, status=status, retry_after=retry_after
+        )
         input_tokens, output_tokens, exact = _worked(call, result)
-        journal.note(
+        backends.journal.note(
             Made(
                 call_id=call.id,
                 number=call.attempt,
@@ -249,20 +264,20 @@ def _worked(call: Call, result: Result) -> tuple[int, int, bool]:
     return call.meter.input_estimate if begun else 0, 0, False
 
 
-async def _hurried(call: Call, target: Target, client: Upstream) -> None:
+async def _hurried(call: Call, target: Target, backends: Backends) -> None:
     """An attempt that is given up unless it begins to answer soon."""
     try:
         async with asyncio.timeout(settings.GATEWAY_FIRST_TOKEN_SECONDS) as call.waiting:
-            await _attempt(call, target, client)
+            await _attempt(call, target, backends)
     except TimeoutError:
         raise BackendFailed(f"{target.backend}: no first token", result=Result.SILENT, timed_out=True) from None
     finally:
         call.waiting = None
 
 
-async def _attempt(call: Call, target: Target, client: Upstream) -> None:
-    request = call.parsed.request
-    async with client.open(
+async def _attempt(call: Call, target: Target, backends: Backends) -> None:
+    request, began_ms = call.parsed.request, call.elapsed_ms
+    async with backends.client.open(
         target,
         request.ENDPOINT.path,
         requests.forwarded(call.parsed, backend_model=target.backend_model, dialect=target.dialect),
@@ -274,6 +289,7 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
         if not request.streamed:
             call.answer = answers.whole(await upstream.answer(response), request)
             call.accept()
+            backends.breaker.accepted(call.model.id, target.backend, call.id, first_token_ms=None)
             call.meter.see_answer(call.answer)
             return
         async for event in upstream.events(response):
@@ -282,6 +298,8 @@ async def _attempt(call: Call, target: Target, client: Upstream) -> None:
             if not call.accepted:
                 call.accept()
                 call.first_token_ms = call.elapsed_ms
+                waited_ms = call.first_token_ms - began_ms
+                backends.breaker.accepted(call.model.id, target.backend, call.id, first_token_ms=waited_ms)
                 await call.open_stream()
             if chunk["choices"]:
                 await call.exchange.send_frame(call.frames.chunks(chunk["choices"]))

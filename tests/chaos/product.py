@@ -110,6 +110,7 @@ class Product:
             "GATEWAY_IDLE_SECONDS": str(IDLE_SECONDS),
             "GATEWAY_ANSWER_SECONDS": str(IDLE_SECONDS),
             "GATEWAY_LONGEST_CALL_SECONDS": "120",
+            "GATEWAY_BREAKER_SECONDS": "0",  # The backend is to be asked while it fails: that is the fault.
             "PYTHONUNBUFFERED": "1",
         }
 

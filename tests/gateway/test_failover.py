@@ -109,10 +109,11 @@ def test_a_busy_backend_says_when_to_come_again(stack: Stack, alice: Customer, a
 
 
 def test_a_model_without_a_backend_or_with_a_dead_one_is_503_and_free(stack: Stack, lab: Lab) -> None:
-    for model in (lab.of_nobody, lab.of_closed_port):
-        who = customer()
-        assert wire.ask(stack.webs[0], who.secret, chat(model=model)).status == 503
-        assert_free(who, "model_unavailable")
+    bob, charlie = customer(), customer()
+    assert wire.ask(stack.webs[0], bob.secret, chat(model=lab.of_closed_port)).status == 503
+    assert_free(bob, "model_unavailable")
+    assert wire.ask(stack.webs[0], charlie.secret, chat(model=lab.of_nobody)).status == 503
+    assert charlie.wallet.holds_opened == 0
 
 
 @pytest.mark.parametrize("streamed", [False, True])

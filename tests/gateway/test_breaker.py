@@ -1,0 +1,209 @@
+"""A backend that keeps failing is left alone by all processes, and found again by one call."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pytest_django import Settings
+
+from billing.models import Wallet
+from gateway.breaker import REDIS_KEY, SLOW_MS, Breaker
+from gateway.directory import Target
+from gateway.errors import BackendUnavailable
+from gateway.models import Attempt
+from gateway.requests import Dialect
+from tests.gateway import wire
+from tests.gateway.conftest import Lab
+from tests.gateway.customers import chat, customer
+from tests.gateway.processes import web_process
+from tests.gateway.scripted import DONE, JSON_HEAD, chunk, usage
+from tests.stack import until
+
+Result = Attempt.Result
+
+GPU = Target("gpu", "http://gpu/v1", None, "any", 0, 1, Dialect())
+SPARE = Target("spare", "http://spare/v1", None, "any", 0, 1, Dialect())
+DOWN = JSON_HEAD.replace(b"200 OK", b"500 Internal Server Error")
+WELL = (chunk("one"), chunk(finish="stop"), usage(5, 2), DONE)
+_models = itertools.count(10**9)
+
+
+class Fleet:
+    """Two processes, and a model of their own."""
+
+    def __init__(self) -> None:
+        self.model = next(_models)
+        self.one, self.two = Breaker(uuid.uuid4()), Breaker(uuid.uuid4())
+
+    def ended(self, by: Breaker, result: Result, *, calls: int = 1, status: int | None = None, after: int = 0) -> None:
+        for _ in range(calls):
+            call = uuid.uuid4()
+            if by.enter(self.model, "gpu", call):
+                by.ended(self.model, "gpu", call, result=result, status=status, retry_after=after)
+
+    def accepted(self, by: Breaker, *, calls: int = 1, first_token_ms: int = 5) -> None:
+        for _ in range(calls):
+            call = uuid.uuid4()
+            if by.enter(self.model, "gpu", call):
+                by.accepted(self.model, "gpu", call, first_token_ms=first_token_ms)
+
+    async def share(self) -> None:
+        for breaker in (self.one, self.two, self.one):
+            await breaker.share()
+
+    def asks(self, by: Breaker) -> list[str]:
+        return [target.backend for target in by.sift(self.model, [GPU, SPARE])]
+
+    def let_the_pause_end(self) -> None:
+        """For Redis: as if its open breakers had been so for a minute."""
+        with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
+            for field, state in client.hgetall(REDIS_KEY).items():
+                parts = [part if '"until_"' not in part else '"until_":0' for part in state.strip("{}").split(",")]
+                client.hset(REDIS_KEY, field, "{" + ",".join(parts) + "}")
+
+
+@pytest.fixture(autouse=True)
+def breakers(settings: Settings) -> Iterator[None]:
+    settings.GATEWAY_BREAKER_SECONDS = 30
+    yield
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+        client.delete(REDIS_KEY)
+
+
+def with_fleet(facts: Callable[[Fleet], Awaitable[None]]) -> None:
+    async def run() -> None:
+        fleet = Fleet()
+        try:
+            await facts(fleet)
+        finally:
+            await fleet.one.close()
+            await fleet.two.close()
+
+    asyncio.run(run())
+
+
+def test_five_failures_in_a_row_open_it_for_every_process() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.accepted(fleet.one, calls=50)
+        fleet.ended(fleet.one, Result.BROKEN, calls=3)
+        await fleet.share()
+        assert fleet.asks(fleet.two) == ["gpu", "spare"]
+        fleet.ended(fleet.two, Result.STATUS, calls=2, status=500)
+        await fleet.share()
+        assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["spare"]
+        with pytest.raises(BackendUnavailable) as refused:
+            fleet.two.sift(fleet.model, [GPU])
+        assert 25 <= (refused.value.retry_after or 0) <= 30
+
+    with_fleet(facts)
+
+
+def test_half_of_the_attempts_open_it_but_not_a_few_and_not_prompts_or_customers() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.PROMPT_REFUSED, calls=9, status=400)
+        fleet.ended(fleet.one, Result.LEFT, calls=9)
+        fleet.ended(fleet.one, Result.SILENT, calls=4)
+        await fleet.share()
+        assert fleet.asks(fleet.two) == ["gpu", "spare"]
+        for _ in range(5):
+            fleet.accepted(fleet.two)
+            fleet.ended(fleet.two, Result.SILENT, calls=3)
+            await fleet.share()
+        assert fleet.asks(fleet.two) == ["spare"]
+
+    with_fleet(facts)
+
+
+def test_late_first_tokens_put_it_behind_the_others() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.accepted(fleet.one, calls=4)
+        fleet.accepted(fleet.one, calls=5, first_token_ms=SLOW_MS + 1)
+        await fleet.share()
+        assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["spare", "gpu"]
+
+    with_fleet(facts)
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+def test_after_the_pause_one_call_of_one_process_finds_out(is_well: bool) -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.NO_CONNECTION, calls=5)
+        await fleet.share()
+        fleet.let_the_pause_end()
+        await fleet.two.share()
+        await fleet.one.share()
+        await fleet.two.share()
+        assert fleet.asks(fleet.one) == ["spare"]
+        assert fleet.asks(fleet.two) == ["gpu", "spare"]
+        probe = uuid.uuid4()
+        assert fleet.two.enter(fleet.model, "gpu", probe)
+        assert not fleet.two.enter(fleet.model, "gpu", uuid.uuid4())
+        assert fleet.asks(fleet.two) == ["spare"]
+        if is_well:
+            fleet.two.accepted(fleet.model, "gpu", probe, first_token_ms=5)
+        else:
+            fleet.two.ended(fleet.model, "gpu", probe, result=Result.BROKEN, status=None, retry_after=None)
+        await fleet.two.share()
+        await fleet.one.share()
+        assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == (["gpu", "spare"] if is_well else ["spare"])
+
+    with_fleet(facts)
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "seconds"), [(429, 7, 7), (429, 900, 60), (401, 0, 30), (402, 0, 30), (404, 0, 30)]
+)
+def test_a_backend_that_wants_to_be_left_alone_is_at_once(status: int, after: int, seconds: int) -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.STATUS, status=status, after=after)
+        assert fleet.asks(fleet.one) == ["spare"]
+        await fleet.share()
+        with pytest.raises(BackendUnavailable) as refused:
+            fleet.two.sift(fleet.model, [GPU])
+        assert seconds - 2 <= (refused.value.retry_after or 0) <= seconds
+
+    with_fleet(facts)
+
+
+def test_without_redis_every_breaker_is_closed(settings: Settings) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.BROKEN, calls=9)
+        await fleet.share()
+        assert fleet.asks(fleet.one) == ["gpu", "spare"]
+
+    with_fleet(facts)
+
+
+@pytest.mark.usefixtures("committed")
+def test_all_processes_refuse_before_they_reserve_until_the_backend_is_well(lab: Lab, tmp_path: Path) -> None:
+    alice = customer()
+    pause = {"GATEWAY_BREAKER_SECONDS": "3"}
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with web_process(tmp_path / "one", **pause) as one, web_process(tmp_path / "two", **pause) as two:
+        lab.scripted.play(b'{"error": "down"}', head=DOWN)
+        for _ in range(5):
+            assert wire.ask(one, alice.secret, chat(model=lab.of_script)).status == 503
+        until(lambda: b"breaker open" in two.log.read_bytes() and b"breaker open" in one.log.read_bytes())
+        opened, calls = alice.wallet.holds_opened, lab.scripted.calls
+        for web in (one, two):
+            answer = wire.ask(web, alice.secret, chat(model=lab.of_script))
+            assert (answer.status, answer.error["code"]) == (503, "model_unavailable")
+            assert 1 <= answer.retry_after <= 3
+        assert (alice.wallet.holds_opened, lab.scripted.calls) == (opened, calls)
+        assert Wallet.objects.get(pk=alice.account.pk).held == 0
+
+        lab.scripted.play(*WELL)
+        body = chat(model=lab.of_script, stream=True)
+        for web in (one, two):
+            until(lambda web=web: wire.ask(web, alice.secret, body).status == 200, 15)  # type: ignore[misc]
+    assert {record.output_tokens for record in alice.settled(2)} == {2}
