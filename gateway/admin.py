@@ -17,15 +17,30 @@ from billing.admin.base import ReadOnlyAdmin, dollars
 from gateway import backends
 from gateway.models import Attempt, Backend, Route
 
+LIMITS = ["max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"]
 DIALECT = ["allowed_parameters", "denied_parameters", "developer_role"]
 
 
 class BackendForm(forms.ModelForm):
-    # Not the model's own field, so that address and credential reach the instance only together, by `readdress`.
+    # Not the model's own fields, so that address, way and credential reach the instance only together, by `readdress`.
     address = forms.CharField(
         max_length=backends.ADDRESS_LENGTH,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
         help_text="Up to and with /v1, as an OpenAI client would be given it. If it changes, enter the API key again.",
+    )
+    proxy = forms.CharField(
+        required=False,
+        max_length=backends.ADDRESS_LENGTH,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        help_text="Such as http://proxy:3128, without a password. Empty: directly. It looks the backend's name up by "
+        "itself. If it changes, enter the API key again.",
+    )
+    certificate = forms.CharField(
+        required=False,
+        label="CA certificate",
+        widget=forms.Textarea(attrs={"class": "vLargeTextField", "rows": 6}),
+        help_text="PEM. Only what it has signed is believed to be the backend. Empty: public CAs are believed. If it "
+        "changes, enter the API key again.",
     )
     api_key = forms.CharField(
         required=False,
@@ -39,11 +54,17 @@ class BackendForm(forms.ModelForm):
 
     class Meta:
         model = Backend
-        fields = ["name", "enabled", *DIALECT]
+        fields = ["name", "enabled", *LIMITS, *DIALECT]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.initial.setdefault("address", self.instance.base_url)
+        backend = self.instance
+        self.initial = {
+            "address": backend.base_url,
+            "proxy": backend.proxy_url,
+            "certificate": backend.ca_certificate,
+            **self.initial,
+        }
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or self.cleaned_data
@@ -52,7 +73,13 @@ class BackendForm(forms.ModelForm):
         elif "address" in given:
             credential = "" if given.get("without_api_key") else given.get("api_key") or None
             try:
-                backends.readdress(self.instance, base_url=given["address"], credential=credential)
+                backends.readdress(
+                    self.instance,
+                    base_url=given["address"],
+                    credential=credential,
+                    ca_certificate=given.get("certificate"),
+                    proxy_url=given.get("proxy"),
+                )
             except backends.CredentialNeeded as refusal:
                 self.add_error("api_key", str(refusal))
             except backends.InvalidBackend as refusal:
@@ -71,8 +98,10 @@ class BackendAdmin(admin.ModelAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Backend | None = None) -> Any:
         if obj is not None and not self.has_change_permission(request, obj):
-            return ["name", "base_url", "has_api_key", "enabled", *DIALECT, "served_models"]
-        return ["name", "address", "has_api_key", "api_key", "without_api_key", "enabled", *DIALECT, "served_models"]
+            place = ["base_url", "proxy_url", "ca_certificate", "has_api_key"]
+        else:
+            place = ["address", "proxy", "certificate", "has_api_key", "api_key", "without_api_key"]
+        return ["name", *place, "enabled", *LIMITS, *DIALECT, "served_models"]
 
     @admin.display(boolean=True, description="API key stored")
     def has_api_key(self, backend: Backend) -> bool:

@@ -1,15 +1,17 @@
 """What operators decide about backends: their address, their credential, and the models they serve.
 
-A stored credential belongs to the address it was entered for. It is never sent anywhere else, so whoever changes the
-address enters the credential again.
+A stored credential belongs to the address it was entered for, and to the way there: the proxy, and who may vouch for
+the backend. It is never sent anywhere else, so whoever changes one of them enters the credential again.
 """
 
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from cryptography import x509
 from django.db import transaction
 
 from billing import catalogue
@@ -20,6 +22,7 @@ NAME_LENGTH = 100
 ADDRESS_LENGTH = 500
 BACKEND_MODEL_LENGTH = 200
 CREDENTIAL_LENGTH = 4096
+CERTIFICATE_LENGTH = 65_536
 _HOST = re.compile(r"[a-z0-9._:-]+")  # A name, also one without a dot as containers have, or an IP address.
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -29,7 +32,7 @@ class InvalidBackend(Exception):
 
 
 class CredentialNeeded(Exception):
-    """The address changes, so the stored credential must not be used there."""
+    """The address or the way there changes, so the stored credential must not be used."""
 
 
 def save(*, name: str, base_url: str, credential: str | None, models: Mapping[str, str]) -> Backend:
@@ -57,22 +60,39 @@ def save(*, name: str, base_url: str, credential: str | None, models: Mapping[st
     return backend
 
 
-def readdress(backend: Backend, *, base_url: str, credential: str | None) -> None:
-    """Set the address and the credential together; saving is the caller's.
+def readdress(
+    backend: Backend,
+    *,
+    base_url: str,
+    credential: str | None,
+    ca_certificate: str | None = None,
+    proxy_url: str | None = None,
+) -> None:
+    """Set the address, the way there and the credential together; saving is the caller's.
 
-    `credential` None keeps the stored one, which only the same address allows; empty means that the backend needs
-    none. Raises InvalidBackend, CredentialNeeded.
+    `credential` None keeps the stored one, which only the same address and way allow; empty means that the backend
+    needs none. None of the others keeps them as well. Raises InvalidBackend, CredentialNeeded.
     """
     base_url = checked_address(base_url)
+    ca_certificate = backend.ca_certificate if ca_certificate is None else _checked_certificate(ca_certificate)
+    proxy_url = backend.proxy_url if proxy_url is None else _checked_proxy(proxy_url)
     if base_url != backend.base_url:
         _check_place(base_url)
-    if credential is None and backend.credential and base_url != backend.base_url:
-        raise CredentialNeeded(
-            "The address changes, and the stored API key is never sent to another address: enter the API key again."
-        )
+    if proxy_url and proxy_url != backend.proxy_url:
+        _check_place(proxy_url)
+    if credential is None and backend.credential:
+        if base_url != backend.base_url:
+            raise CredentialNeeded(
+                "The address changes, and the stored API key is never sent to another address: enter the API key again."
+            )
+        if (ca_certificate, proxy_url) != (backend.ca_certificate, backend.proxy_url):
+            raise CredentialNeeded(
+                "The proxy or the CA certificate changes, and the stored API key never goes another way: enter the "
+                "API key again."
+            )
     if credential is not None:
         backend.credential = credentials.encrypt(_checked_credential(credential)) if credential else None
-    backend.base_url = base_url
+    backend.base_url, backend.ca_certificate, backend.proxy_url = base_url, ca_certificate, proxy_url
 
 
 def checked_address(base_url: str) -> str:
@@ -90,6 +110,41 @@ def checked_address(base_url: str) -> str:
     if len(base_url) > ADDRESS_LENGTH:
         raise InvalidBackend(f"The address has at most {ADDRESS_LENGTH} characters.")
     return base_url
+
+
+def _checked_proxy(proxy_url: str) -> str:
+    """Empty means none. Raises InvalidBackend."""
+    proxy_url = proxy_url.strip().rstrip("/")
+    if not proxy_url:
+        return ""
+    try:
+        parts = urlsplit(proxy_url)
+        usable = parts.scheme == "http" and _HOST.fullmatch(parts.hostname or "") and parts.port and not parts.path
+    except ValueError:
+        usable = False
+    if not usable or not _VISIBLE.fullmatch(proxy_url) or parts.query or parts.fragment:
+        raise InvalidBackend("The proxy must look like http://host:port.")
+    if parts.username is not None:
+        raise InvalidBackend("The proxy must hold no user and password: let it know this host by its address.")
+    if len(proxy_url) > ADDRESS_LENGTH:
+        raise InvalidBackend(f"The proxy has at most {ADDRESS_LENGTH} characters.")
+    return proxy_url
+
+
+def _checked_certificate(pem: str) -> str:
+    """Empty means those of public CAs. Raises InvalidBackend, without repeating what was entered."""
+    pem = pem.replace("\r\n", "\n").strip()
+    if not pem:
+        return ""
+    if "PRIVATE KEY" in pem:
+        raise InvalidBackend("The CA certificate holds a private key, which belongs to the CA alone.")
+    try:
+        if len(pem) > CERTIFICATE_LENGTH or not x509.load_pem_x509_certificates(pem.encode()):
+            raise ValueError
+        ssl.create_default_context(cadata=pem)
+    except (ValueError, ssl.SSLError):
+        raise InvalidBackend("The CA certificate must be PEM: it begins with -----BEGIN CERTIFICATE-----.") from None
+    return pem
 
 
 def _check_place(address: str) -> None:

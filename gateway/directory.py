@@ -38,8 +38,19 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Transport:
+    """How backends are connected to. Those with the same share a pool; empty means public CAs, and directly."""
+
+    ca_certificate: str = ""
+    proxy_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """One way to serve a model. `credential` is plaintext: it never leaves this process but to its backend."""
+    """One way to serve a model. `credential` is plaintext: it never leaves this process but to its backend.
+
+    A limit that is None is that of the settings, or none.
+    """
 
     backend: str
     base_url: str
@@ -48,6 +59,11 @@ class Target:
     priority: int
     weight: int
     dialect: Dialect
+    transport: Transport = Transport()
+    max_concurrent: int | None = None
+    connect_seconds: int | None = None
+    first_token_seconds: int | None = None
+    idle_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +76,10 @@ class Directory:
         """Every listed model with a list price in force, hidden ones included."""
         priced = ((model, self.schedule.in_force(model.id, None, at)) for model in self.models.values())
         return [(model, price) for model, price in priced if price is not None]
+
+    @property
+    def transports(self) -> set[Transport]:
+        return {target.transport for targets in self.targets.values() for target in targets}
 
 
 async def read(database: AsyncConnection[object]) -> Directory:
@@ -74,7 +94,7 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
     targets: dict[int, list[Target]] = defaultdict(list)
     async with database.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_ROUTES)
-        for model_id, backend, base_url, credential, name, priority, weight, *takes in await cursor.fetchall():
+        for model_id, backend, base_url, credential, name, priority, weight, *rest in await cursor.fetchall():
             try:
                 plaintext = credentials.decrypt(bytes(credential)) if credential else None
             except credentials.CredentialUnreadable:
@@ -83,8 +103,11 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
                 _unreadable.add(backend)
                 continue
             _unreadable.discard(backend)
-            dialect = Dialect(frozenset(takes[0]), frozenset(takes[1]), takes[2])
-            targets[model_id].append(Target(backend, base_url, plaintext, name, priority, weight, dialect))
+            allowed, denied, developer_role, ca_certificate, proxy_url, *limits = rest
+            dialect = Dialect(frozenset(allowed), frozenset(denied), developer_role)
+            transport = Transport(ca_certificate, proxy_url)
+            target = Target(backend, base_url, plaintext, name, priority, weight, dialect, transport, *limits)
+            targets[model_id].append(target)
     return targets
 
 
@@ -96,7 +119,9 @@ SELECT id, public_id, family, name, type, context_tokens, max_output_tokens, hid
 _ROUTES = """
 SELECT route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
        route.priority, route.weight,
-       backend.allowed_parameters, backend.denied_parameters, backend.developer_role
+       backend.allowed_parameters, backend.denied_parameters, backend.developer_role,
+       backend.ca_certificate, backend.proxy_url, backend.max_concurrent, backend.connect_seconds,
+       backend.first_token_seconds, backend.idle_seconds
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
  WHERE route.enabled AND backend.enabled ORDER BY route.id
 """

@@ -12,6 +12,7 @@ import re
 import pghistory
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models.functions import Length
 from django.db.models.lookups import Exact
@@ -25,12 +26,48 @@ def parameter_names(names: list[str]) -> None:
         raise ValidationError("A parameter's name has letters, digits and underscores, such as tool_choice.")
 
 
+def _at_least_one(*names: str) -> models.Q:
+    """What may be missing, but not zero."""
+    return models.Q(*(models.Q(**{name: None}) | models.Q(**{f"{name}__gte": 1}) for name in names))
+
+
 @pghistory.track(exclude=["credential"], model_name="BackendHistory")
 class Backend(models.Model):
     name = models.CharField(max_length=100, unique=True)
     base_url = models.CharField(max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it.")
     credential = models.BinaryField(null=True, editable=False, help_text="Encrypted; see gateway.credentials.")
     enabled = models.BooleanField(default=True)
+    max_concurrent = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="The most calls at the same time, of all our processes together. Empty: no such limit.",
+    )
+    connect_seconds = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(60)],
+        help_text="To connect, with the name looked up and TLS. Empty: 5.",
+    )
+    first_token_seconds = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="From the call to the first event of a stream; later, another backend is asked. Comments do not "
+        "count. Empty: only silences are bounded.",
+    )
+    idle_seconds = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="The longest silence in a stream. Empty: GATEWAY_IDLE_SECONDS.",
+    )
+    ca_certificate = models.TextField(
+        "CA certificate", blank=True, help_text="PEM. The only ones that may sign its certificate. Empty: public ones."
+    )
+    proxy_url = models.CharField(
+        "proxy", max_length=500, blank=True, help_text="The way there, such as http://proxy:3128. Empty: directly."
+    )
     allowed_parameters = ArrayField(
         models.CharField(max_length=100),
         validators=[parameter_names],
@@ -51,6 +88,14 @@ class Backend(models.Model):
         default=False, help_text="The backend knows the role developer. Else its messages go out as those of system."
     )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=_at_least_one("max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"),
+                name="backend_limits_positive",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name

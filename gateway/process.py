@@ -133,6 +133,7 @@ class GatewayProcess:
             asked_at = time.monotonic()
             self._directory = await directory.read(database)
             self._read_at = asked_at
+        await self.upstream.keep_only(self._directory.transports)
 
     async def _beat(self) -> None:
         calls = list(self.running.values())

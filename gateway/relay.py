@@ -223,7 +223,7 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
     result, status, retry_after = Result.LEFT, None, None
     call.sent = False
     try:
-        await (_attempt if is_last or not call.parsed.request.streamed else _hurried)(call, target, backends)
+        await _hurried(call, target, backends, _first_token_seconds(call, target, is_last=is_last))
         result = Result.OK
     except BackendFailed as failure:
         result, status, retry_after = failure.result, failure.status, failure.retry_after
@@ -264,10 +264,17 @@ def _worked(call: Call, result: Result) -> tuple[int, int, bool]:
     return call.meter.input_estimate if begun else 0, 0, False
 
 
-async def _hurried(call: Call, target: Target, backends: Backends) -> None:
-    """An attempt that is given up unless it begins to answer soon."""
+def _first_token_seconds(call: Call, target: Target, *, is_last: bool) -> float | None:
+    """How long a stream may take to begin: as its backend is known, or less while another one is left."""
+    if not call.parsed.request.streamed:
+        return None
+    return target.first_token_seconds or (None if is_last else settings.GATEWAY_FIRST_TOKEN_SECONDS)
+
+
+async def _hurried(call: Call, target: Target, backends: Backends, seconds: float | None) -> None:
+    """An attempt that is given up unless it begins to answer in time."""
     try:
-        async with asyncio.timeout(settings.GATEWAY_FIRST_TOKEN_SECONDS) as call.waiting:
+        async with asyncio.timeout(seconds) as call.waiting:
             await _attempt(call, target, backends)
     except TimeoutError:
         raise BackendFailed(f"{target.backend}: no first token", result=Result.SILENT, timed_out=True) from None
@@ -283,7 +290,9 @@ async def _attempt(call: Call, target: Target, backends: Backends) -> None:
         requests.forwarded(call.parsed, backend_model=target.backend_model, dialect=target.dialect),
         call_id=call.id,
         attempt=call.attempt,
-        patience=settings.GATEWAY_IDLE_SECONDS if request.streamed else settings.GATEWAY_ANSWER_SECONDS,
+        patience=(target.idle_seconds or settings.GATEWAY_IDLE_SECONDS)
+        if request.streamed
+        else settings.GATEWAY_ANSWER_SECONDS,
         on_sent=call.mark_sent,
     ) as response:
         if not request.streamed:

@@ -11,8 +11,10 @@ import contextlib
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Set
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -22,12 +24,13 @@ import msgspec
 
 from gateway import addresses
 from gateway.choices import BackendFailed
-from gateway.directory import Target
+from gateway.directory import Target, Transport
 from gateway.models import Attempt
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 5
+CONNECT_SECONDS = 5  # With the look-up of the name and TLS.
+CONNECTIONS = 2000  # Of one process to one backend; a call that finds none free in time goes elsewhere.
 ANSWER_LIMIT = 64 * 2**20  # Bytes of a JSON answer.
 LINE_LIMIT = 2 * 2**20  # Bytes of one event.
 DRAIN_SECONDS = 1
@@ -49,20 +52,28 @@ class PromptRefused(Exception):
         self.words = words
 
 
+@dataclass(slots=True)
+class _Pool:
+    session: aiohttp.ClientSession
+    calls: int = 0
+
+
 class Upstream:
+    """A pool of connections for each transport, from the first call that needs it."""
+
     def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            # Idle connections are given up before the servers do so (uvicorn's 5 s): a POST that meets a closing
-            # connection fails, and is not repeated.
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=4, socket_factory=_socket_to),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[_sent_trace()],
-            read_bufsize=2**18,
-        )
+        self._pools: dict[Transport, _Pool] = {}
         self._draining: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        await self._session.close()
+        for pool in self._pools.values():
+            await pool.session.close()
+
+    async def keep_only(self, transports: Set[Transport]) -> None:
+        """Close the other pools, once their calls have ended."""
+        gone = [transport for transport, pool in self._pools.items() if transport not in transports and not pool.calls]
+        for transport in gone:
+            await self._pools.pop(transport).session.close()
 
     @asynccontextmanager
     async def open(
@@ -90,24 +101,43 @@ class Upstream:
         if target.credential:
             headers["Authorization"] = f"Bearer {target.credential}"
         url = f"{target.base_url}{path}"
+        with self._pooled(target) as session:
+            try:
+                response = await session.post(
+                    url,
+                    data=msgspec.json.encode(body),
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=target.transport.proxy_url or None,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=target.connect_seconds or CONNECT_SECONDS, sock_read=patience
+                    ),
+                    trace_request_ctx=on_sent,
+                )
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                raise _broken(target.backend, error, Attempt.Result.NO_CONNECTION) from None
+            del body  # It may be large, and the answer may take minutes.
+            try:
+                if response.status != 200:
+                    raise await _refusal(target, response)
+                yield response
+            finally:
+                self._let_go(response)
+
+    @contextlib.contextmanager
+    def _pooled(self, target: Target) -> Iterator[aiohttp.ClientSession]:
+        """The session of the target's pool, which stays open meanwhile. Raises BackendFailed."""
+        pool = self._pools.get(target.transport)
+        if pool is None:
+            try:
+                pool = self._pools[target.transport] = _Pool(_session(target.transport))
+            except (OSError, ValueError) as error:
+                raise _broken(f"{target.backend}: its CA certificate", error, Attempt.Result.NO_CONNECTION) from None
+        pool.calls += 1
         try:
-            response = await self._session.post(
-                url,
-                data=msgspec.json.encode(body),
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=patience),
-                trace_request_ctx=on_sent,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _broken(target.backend, error, Attempt.Result.NO_CONNECTION) from None
-        del body  # It may be large, and the answer may take minutes.
-        try:
-            if response.status != 200:
-                raise await _refusal(target, response)
-            yield response
+            yield pool.session
         finally:
-            self._let_go(response)
+            pool.calls -= 1
 
     def _let_go(self, response: aiohttp.ClientResponse) -> None:
         """Keep the connection if the answer ends right away; else close it, which stops the backend."""
@@ -119,6 +149,26 @@ class Upstream:
             draining.add_done_callback(self._draining.discard)
         else:
             response.close()
+
+
+def _session(transport: Transport) -> aiohttp.ClientSession:
+    """TLS is verified always: by the transport's CA certificate alone, where it has one."""
+    ca_certificate = transport.ca_certificate
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=CONNECTIONS,
+            ttl_dns_cache=30,
+            # Idle connections are given up before the servers do so (uvicorn's 5 s): a POST that meets a closing
+            # connection fails, and is not repeated.
+            keepalive_timeout=4,
+            socket_factory=_socket_to,
+            ssl=ssl.create_default_context(cadata=ca_certificate) if ca_certificate else True,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[_sent_trace()],
+        read_bufsize=2**18,
+    )
 
 
 def _socket_to(info: aiohttp.AddrInfoType) -> socket.socket:

@@ -10,6 +10,7 @@ from billing.catalogue import UnknownModels
 from gateway import backends, credentials
 from gateway.models import Backend, Route
 from tests import factories
+from tests.gateway.test_transport import certificate
 
 pytestmark = pytest.mark.django_db
 
@@ -121,6 +122,19 @@ class TestTheCredentialStaysWithItsAddress:
         assert backend.base_url == ELSEWHERE
         assert credential_of(backend) == "sk-2"
 
+    @pytest.mark.parametrize("way", [{"proxy_url": "http://proxy:3128"}, {"ca_certificate": certificate()[0]}])
+    def test_another_way_there_needs_it_again(self, way: dict[str, str]) -> None:
+        backend = save(credential="sk-1")
+
+        with pytest.raises(backends.CredentialNeeded, match="never goes another way"):
+            backends.readdress(backend, base_url=HERE, credential=None, **way)
+        backends.readdress(backend, base_url=HERE, credential="sk-2", **way)
+        backends.readdress(backend, base_url=HERE, credential=None)
+
+        backend.save()
+        assert credential_of(backend) == "sk-2"
+        assert (backend.proxy_url or backend.ca_certificate.strip()) == next(iter(way.values())).strip()
+
     def test_another_address_without_any(self) -> None:
         save(credential="sk-1")
 
@@ -185,6 +199,28 @@ def test_names_without_a_dot_and_ip_addresses_are_addresses(address: str) -> Non
 def test_what_cannot_be_used_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(backends.InvalidBackend):
         save(**changes)
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["proxy:3128", "https://proxy:3128", "http://proxy", "http://proxy:3128/x", "http://proxy:3128?x", "http://:1",
+     "http://user:secret@proxy:3128", "http://169.254.169.254:80", "socks5://proxy:1080"],
+)  # fmt: skip
+def test_what_is_no_proxy_is_refused_without_repeating_it(proxy: str) -> None:
+    with pytest.raises(backends.InvalidBackend) as refused:
+        backends.readdress(Backend(), base_url=HERE, credential=None, proxy_url=proxy)
+
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "pem", ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", *certificate()[1:]]
+)
+def test_what_is_no_certificate_is_refused_without_repeating_it(pem: str) -> None:
+    with pytest.raises(backends.InvalidBackend, match="The CA certificate") as refused:
+        backends.readdress(Backend(), base_url=HERE, credential=None, ca_certificate=pem)
+
+    assert pem not in str(refused.value).split()
 
 
 class TestAddBackend:
