@@ -95,6 +95,22 @@ def readdress(
     backend.base_url, backend.ca_certificate, backend.proxy_url = base_url, ca_certificate, proxy_url
 
 
+def rotate_credentials() -> tuple[int, list[str]]:
+    """Encrypt every credential with the first key: how many, and the names of the backends whose credential no key
+    opens, which stay as they are."""
+    rotated, unreadable = 0, []
+    with transaction.atomic():
+        for backend in Backend.objects.select_for_update(no_key=True).exclude(credential=None).order_by("pk"):
+            try:
+                backend.credential = credentials.encrypt(credentials.decrypt(bytes(backend.credential or b"")))
+            except credentials.CredentialUnreadable:
+                unreadable.append(backend.name)
+                continue
+            backend.save(update_fields=["credential"])
+            rotated += 1
+    return rotated, unreadable
+
+
 def checked_address(base_url: str) -> str:
     """The address as it is stored, without a slash at its end. Raises InvalidBackend."""
     base_url = base_url.strip().rstrip("/")

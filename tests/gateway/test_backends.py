@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 
 from billing.catalogue import UnknownModels
@@ -281,3 +282,35 @@ class TestAddBackend:
 
         assert ended.value.code == 0
         assert "--api-key" in capsys.readouterr().out
+
+
+class TestRotateCredentials:
+    def test_the_first_key_alone_opens_everything_afterwards(self, settings: Any) -> None:
+        old, new = Fernet.generate_key(), Fernet.generate_key()
+        Backend.objects.exclude(credential=None).update(credential=None)
+        settings.CREDENTIAL_KEYS = [old]
+        backend, without = save(), save(name="gpu-2", credential="")
+        settings.CREDENTIAL_KEYS = [new, old]
+
+        out = io.StringIO()
+        call_command("rotate_credentials", stdout=out)
+
+        settings.CREDENTIAL_KEYS = [new]
+        assert credential_of(backend) == "sk-1"
+        without.refresh_from_db()
+        assert without.credential is None
+        assert out.getvalue() == "1 API keys are encrypted with the first key.\n"
+
+    def test_what_no_key_opens_is_named_and_stays(self, settings: Any) -> None:
+        Backend.objects.exclude(credential=None).update(credential=None)
+        backend = save()
+        before = bytes(backend.credential or b"")
+        settings.CREDENTIAL_KEYS = [Fernet.generate_key()]
+        readable = save(name="gpu-2", credential="sk-2")
+
+        with pytest.raises(CommandError, match=r"gpu-1\. Enter them again"):
+            call_command("rotate_credentials", stdout=io.StringIO())
+
+        backend.refresh_from_db()
+        assert bytes(backend.credential or b"") == before
+        assert credential_of(readable) == "sk-2"
