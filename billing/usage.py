@@ -45,6 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     charge: int
     clamped: bool
+    upstream_cost: int | None = None
 
 
 def charge_within(held: int, price: Price, usage: Usage) -> tuple[int, bool]:
@@ -75,7 +76,7 @@ async def count_refusals(
 
 _COLUMNS = """id, account_id, api_key_id, model_id, price_version_id, backend, attempt, streamed, outcome, source,
     finish_reason, admitted_at, first_token_ms, duration_ms, input_tokens, cached_input_tokens, output_tokens,
-    reasoning_tokens, held, charge, clamped"""
+    reasoning_tokens, held, charge, clamped, upstream_cost"""
 
 _RECORD = f"""
 INSERT INTO billing_usagerecord ({_COLUMNS})
@@ -84,7 +85,8 @@ SELECT {_COLUMNS}
        id uuid, account_id bigint, api_key_id bigint, model_id bigint, price_version_id bigint, backend text,
        attempt smallint, streamed boolean, outcome text, source text, finish_reason text, admitted_at timestamptz,
        first_token_ms int, duration_ms int, input_tokens bigint, cached_input_tokens bigint, output_tokens bigint,
-       reasoning_tokens bigint, held bigint, charge bigint, clamped boolean)
+       reasoning_tokens bigint, held bigint, charge bigint, clamped boolean,
+       upstream_cost bigint)
  ORDER BY id -- As the sweeper does, so that the two never wait for each other.
     ON CONFLICT (id) DO NOTHING
 RETURNING id

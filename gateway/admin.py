@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import AdminErrorList, AdminForm
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing.admin.base import ReadOnlyAdmin, dollars
-from gateway import backends
-from gateway.models import Attempt, Backend, Route
+from accounts.models import User
+from billing import clock, pricing
+from billing.admin.base import Column, ReadOnlyAdmin, dollars
+from billing.admin.catalogue import RateField
+from billing.templatetags.money import per_million
+from gateway import backends, route_prices
+from gateway.models import Attempt, Backend, Route, RoutePrice
 
 LIMITS = ["max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"]
 DIALECT = ["allowed_parameters", "denied_parameters", "developer_role"]
@@ -151,3 +160,77 @@ class AttemptAdmin(ReadOnlyAdmin):
             return queryset.filter(call_id=UUID(term)), False
         except ValueError:
             return queryset.none(), False
+
+
+def rate(meter: str) -> Column:
+    """A column that shows one rate of a route's price."""
+
+    @admin.display(description=f"{meter.replace('_', ' ')} $/1M", ordering=meter)
+    def column(price: RoutePrice) -> str:
+        return per_million(getattr(price, meter))
+
+    return column
+
+
+class RoutePriceForm(forms.Form):
+    route = forms.ModelChoiceField(
+        Route.objects.select_related("model", "backend").order_by("model__public_id", "backend__name")
+    )
+    input = RateField(help_text="USD per 1M tokens, such as 0.07; 0 for a server that is paid otherwise.")
+    cached_input = RateField(required=False, help_text="Empty: the input price.")
+    output = RateField(help_text="USD per 1M tokens.")
+    starts_at = forms.SplitDateTimeField(
+        required=False,
+        widget=AdminSplitDateTime,
+        help_text=f"UTC. Empty: as soon as it may, {pricing.NOTICE.seconds} s from now. The price before it ends then.",
+    )
+
+
+@admin.register(RoutePrice)
+class RoutePriceAdmin(ReadOnlyAdmin):
+    list_display = ["route", rate("input"), rate("cached_input"), rate("output"), "starts_at", "ends_at", "created_by"]
+    list_filter = [("ends_at", admin.EmptyFieldListFilter), "route__backend"]
+    list_select_related = ["route__model", "route__backend", "created_by"]
+    search_fields = ["route__model__public_id", "route__backend__name"]
+    ordering = ["-starts_at", "-id"]
+    fields = [
+        "route", rate("input"), rate("cached_input"), rate("output"), "starts_at", "ends_at", "created_at", "created_by"
+    ]  # fmt: skip
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("gateway.add_routeprice")
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        staff = cast(User, request.user)
+        form = RoutePriceForm(request.POST or None, initial={"route": request.GET.get("route")})
+        if form.is_valid():
+            try:
+                price = route_prices.set_price(**form.cleaned_data, now=clock.now(), by=staff)
+            except route_prices.RoutePriceRefused as refusal:
+                form.add_error(None, str(refusal))
+            else:
+                LogEntry.objects.log_actions(staff.pk, [price], ADDITION, "Superseded the price before it.")
+                messages.success(request, f"New price: {price} UTC.")
+                return redirect("admin:gateway_routeprice_changelist")
+        return self._render_price_form(request, form)
+
+    def _render_price_form(self, request: HttpRequest, form: RoutePriceForm) -> HttpResponse:
+        """Django's own add page around a form that is not the model's."""
+        like_model_form = cast("forms.ModelForm[RoutePrice]", form)
+        page = AdminForm(like_model_form, [(None, {"fields": list(form.fields)})], {}, model_admin=self)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Set what a backend charges us",
+            "adminform": page,
+            "errors": AdminErrorList(like_model_form, []),
+            "inline_admin_formsets": [],
+            "media": self.media + page.media,
+            "is_popup": False,
+            "show_save_and_continue": False,
+            "show_save_and_add_another": False,
+        }
+        return self.render_change_form(request, context, add=True)

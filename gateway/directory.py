@@ -9,12 +9,13 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, tuple_row
 
 from billing import pricing
-from billing.pricing import Price, Schedule
+from billing.pricing import Price, Rates, Schedule
 from gateway import credentials
 from gateway.requests import Dialect
 
@@ -64,6 +65,11 @@ class Target:
     connect_seconds: int | None = None
     first_token_seconds: int | None = None
     idle_seconds: int | None = None
+    prices: tuple[Price, ...] = ()  # What the backend charges us: in force, or scheduled.
+
+    def price(self, at: datetime) -> Price | None:
+        """What it charged us then; None where nobody has said."""
+        return next((price for price in self.prices if price.starts_at <= at and not _over(price, at)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,26 @@ async def read(database: AsyncConnection[object]) -> Directory:
     return Directory(models, await pricing.load_schedule(database), await _read_targets(database))
 
 
+def _over(price: Price, at: datetime) -> bool:
+    return price.ends_at is not None and price.ends_at <= at
+
+
+async def _read_prices(database: AsyncConnection[object]) -> dict[int, tuple[Price, ...]]:
+    """By route."""
+    prices: dict[int, tuple[Price, ...]] = defaultdict(tuple)
+    async with database.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_PRICES)
+        for route_id, price_id, starts_at, ends_at, *rates in await cursor.fetchall():
+            prices[route_id] += (Price(price_id, starts_at, ends_at, (Rates(0, *rates),)),)
+    return prices
+
+
 async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Target]]:
+    prices = await _read_prices(database)
     targets: dict[int, list[Target]] = defaultdict(list)
     async with database.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_ROUTES)
-        for model_id, backend, base_url, credential, name, priority, weight, *rest in await cursor.fetchall():
+        for route_id, model_id, backend, base_url, credential, name, priority, weight, *rest in await cursor.fetchall():
             try:
                 plaintext = credentials.decrypt(bytes(credential)) if credential else None
             except credentials.CredentialUnreadable:
@@ -106,7 +127,8 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
             allowed, denied, developer_role, ca_certificate, proxy_url, *limits = rest
             dialect = Dialect(frozenset(allowed), frozenset(denied), developer_role)
             transport = Transport(ca_certificate, proxy_url)
-            target = Target(backend, base_url, plaintext, name, priority, weight, dialect, transport, *limits)
+            how: tuple[Any, ...] = (dialect, transport, *limits, prices[route_id])
+            target = Target(backend, base_url, plaintext, name, priority, weight, *how)
             targets[model_id].append(target)
     return targets
 
@@ -117,11 +139,16 @@ SELECT id, public_id, family, name, type, context_tokens, max_output_tokens, hid
 """
 
 _ROUTES = """
-SELECT route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
+SELECT route.id, route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
        route.priority, route.weight,
        backend.allowed_parameters, backend.denied_parameters, backend.developer_role,
        backend.ca_certificate, backend.proxy_url, backend.max_concurrent, backend.connect_seconds,
        backend.first_token_seconds, backend.idle_seconds
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
  WHERE route.enabled AND backend.enabled ORDER BY route.id
+"""
+
+_PRICES = """
+SELECT route_id, id, starts_at, ends_at, input, cached_input, output
+  FROM gateway_routeprice WHERE ends_at IS NULL OR ends_at > now() - interval '1 minute'
 """

@@ -1,8 +1,8 @@
 """Where calls go.
 
 A **Backend** is an OpenAI-compatible inference server. A **Route** says that a backend serves a model, under which
-name, and in which order of preference. An **Attempt** is what became of asking one backend for one call. An
-**IdempotentCall** is what a customer's Idempotency-Key stands for.
+name, and in which order of preference; a **RoutePrice**, what the backend charges us for it. An **Attempt** is what
+became of asking one backend for one call. An **IdempotentCall** is what a customer's Idempotency-Key stands for.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 
 import pghistory
-from django.contrib.postgres.fields import ArrayField
+from django.conf import settings
+from django.contrib.postgres.constraints import ExclusionConstraint
+from django.contrib.postgres.fields import ArrayField, DateTimeRangeField, RangeBoundary, RangeOperators
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models.functions import Length
+from django.db.models.functions import Length, Now
 from django.db.models.lookups import Exact
 
 from billing.models import LanguageModel
@@ -155,6 +157,49 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number} of call {self.call_id}"
+
+
+class _Period(models.Func):
+    """The half-open period [starts_at, ends_at), as PostgreSQL's range."""
+
+    function = "TSTZRANGE"
+    output_field = DateTimeRangeField()
+
+
+class RoutePrice(models.Model):
+    """What the backend charges us, in pico-USD per token. A trigger refuses every change but an end of what is open."""
+
+    route = models.ForeignKey(Route, on_delete=models.CASCADE, related_name="prices")
+    starts_at = models.DateTimeField()
+    ends_at = models.DateTimeField(null=True, blank=True)
+    input = models.BigIntegerField()
+    cached_input = models.BigIntegerField()
+    output = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(ends_at=None) | models.Q(ends_at__gt=models.F("starts_at")),
+                name="route_price_ends_after_start",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(input__gte=0, cached_input__gte=0, output__gte=0), name="route_price_not_negative"
+            ),
+            ExclusionConstraint(
+                name="route_price_no_overlap",
+                expressions=[
+                    ("route", RangeOperators.EQUAL),
+                    (_Period("starts_at", "ends_at", RangeBoundary()), RangeOperators.OVERLAPS),
+                ],
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.route} from {self.starts_at:%Y-%m-%d %H:%M:%S}"
 
 
 class IdempotentCall(models.Model):

@@ -329,6 +329,7 @@ def record_of(call: Call, outcome: Outcome) -> Record:
     if outcome is Outcome.COMPLETED and not exact:
         what = "a usage that cannot be true" if call.meter.disbelieved else "no usage that counts all"
         logger.warning("call %s: backend %s sent %s, so tokens were estimated", call.id, call.target.backend, what)
+    cost = call.target.price(call.admitted_at)
     charge, clamped = charge_within(call.held, call.price, usage)
     return Record(
         id=call.id,
@@ -352,6 +353,7 @@ def record_of(call: Call, outcome: Outcome) -> Record:
         held=call.held,
         charge=charge,
         clamped=clamped,
+        upstream_cost=cost.charge(usage) if cost else None,
     )
 
 

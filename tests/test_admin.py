@@ -37,8 +37,8 @@ from billing.models import (
     UsageRecord,
     Wallet,
 )
-from gateway import backends
-from gateway.models import Attempt, Backend, Route
+from gateway import backends, route_prices
+from gateway.models import Attempt, Backend, Route, RoutePrice
 from tests import factories, people
 
 pytestmark = pytest.mark.django_db
@@ -48,7 +48,20 @@ MONEY = [
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
     Attempt,
 ]  # fmt: skip
-OURS = [*MONEY, LanguageModel, PriceVersion, Backend, Route, ApiKey, User, Account, AuditEvent, Membership, Tier]
+OURS = [
+    *MONEY,
+    LanguageModel,
+    PriceVersion,
+    Backend,
+    Route,
+    RoutePrice,
+    ApiKey,
+    User,
+    Account,
+    AuditEvent,
+    Membership,
+    Tier,
+]
 
 
 def page(model: type[models.Model], name: str = "changelist", *arguments: object) -> str:
@@ -76,7 +89,8 @@ def one_of_each() -> Account:
     factories.price(model)
     factories.price(factories.language_model(), account=account, by=account.users.get())
     name = factories.unique("gpu")
-    backends.save(name=name, base_url="http://gpu/v1", credential="sk-secret", models={model.public_id: "x"})
+    backend = backends.save(name=name, base_url="http://gpu/v1", credential="sk-secret", models={model.public_id: "x"})
+    route_prices.set_price(route=backend.routes.get(), input=1, output=2, now=datetime.now(UTC))
     Tier.objects.create(name=name, requests_per_minute=1, tokens_per_minute=1, concurrent_requests=1)
     return account
 
