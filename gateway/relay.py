@@ -24,7 +24,7 @@ from django.http import HttpResponse
 from apikeys.keys import KeyFacts
 from billing import money
 from billing.holds import Checkpoint
-from billing.pricing import Price
+from billing.pricing import Price, Usage
 from billing.usage import Outcome, Record, Source, charge_within
 from gateway import answers, frames, pulse, refusals, requests, upstream
 from gateway.answers import Chunks
@@ -235,7 +235,7 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
         backends.breaker.ended(
             call.model.id, target.backend, call.id, result=result, status=status, retry_after=retry_after
         )
-        input_tokens, output_tokens, exact = _worked(call, result)
+        worked, exact = _worked(call, result)
         backends.journal.note(
             Made(
                 call_id=call.id,
@@ -247,21 +247,28 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
                 status=200 if call.accepted or result in _ANSWERED else status,
                 first_event_ms=None if call.first_token_ms is None else call.first_token_ms - before_ms,
                 duration_ms=call.elapsed_ms - before_ms,
-                input_tokens=input_tokens,
-                output_tokens=output_tokens,
+                input_tokens=worked.input_tokens,
+                output_tokens=worked.output_tokens,
                 estimated=not exact,
+                upstream_cost=_cost(call, target, worked),
             )
         )
 
 
-def _worked(call: Call, result: Result) -> tuple[int, int, bool]:
-    """The tokens in and out that the backend may charge us for, and whether it said so itself."""
+def _worked(call: Call, result: Result) -> tuple[Usage, bool]:
+    """What the backend may charge us for, and whether it said so itself."""
     if call.accepted:
         usage = call.meter.usage()
-        return usage.input_tokens, usage.output_tokens, usage is call.meter.reported
+        return usage, usage is call.meter.reported
     # Who is left in silence has perhaps read the prompt; who refused has not.
     begun = call.sent and result in (Result.SILENT, Result.LEFT)
-    return call.meter.input_estimate if begun else 0, 0, False
+    return Usage(call.meter.input_estimate if begun else 0, 0), False
+
+
+def _cost(call: Call, target: Target, usage: Usage) -> int | None:
+    """What the backend charges us, by its price at the admission; None where we do not know."""
+    price = target.price(call.admitted_at)
+    return price.charge(usage) if price else None
 
 
 def _first_token_seconds(call: Call, target: Target, *, is_last: bool) -> float | None:
@@ -329,7 +336,6 @@ def record_of(call: Call, outcome: Outcome) -> Record:
     if outcome is Outcome.COMPLETED and not exact:
         what = "a usage that cannot be true" if call.meter.disbelieved else "no usage that counts all"
         logger.warning("call %s: backend %s sent %s, so tokens were estimated", call.id, call.target.backend, what)
-    cost = call.target.price(call.admitted_at)
     charge, clamped = charge_within(call.held, call.price, usage)
     return Record(
         id=call.id,
@@ -353,7 +359,7 @@ def record_of(call: Call, outcome: Outcome) -> Record:
         held=call.held,
         charge=charge,
         clamped=clamped,
-        upstream_cost=cost.charge(usage) if cost else None,
+        upstream_cost=_cost(call, call.target, usage),
     )
 
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from billing.models import UsageRecord
 from gateway import backends, route_prices
-from gateway.models import Route, RoutePrice
+from gateway.models import Attempt, Route, RoutePrice
 from gateway.route_prices import RoutePriceRefused
 from tests import factories, people
 from tests.gateway import wire
@@ -133,14 +133,16 @@ class TestAdmin:
 
 
 @pytest.mark.usefixtures("committed")
-def test_a_record_has_the_cost_at_the_price_in_force(stack: Stack, lab: Lab) -> None:
+def test_a_record_and_its_attempt_have_the_cost_at_the_price_in_force(stack: Stack, lab: Lab) -> None:
     alice = customer()
     route = Route.objects.get(backend__base_url=lab.scripted.base_url)
 
     def cost() -> int | None:
         lab.scripted.play(chunk("one"), chunk(finish="stop"), usage(5, 2), DONE)
         answer, _ = wire.whole(stack.webs[0], alice.secret, chat(stream=True) | {"model": lab.of_script})
-        return UsageRecord.objects.get(pk=answer.call_id).upstream_cost
+        of_attempt = until(lambda: Attempt.objects.filter(call_id=answer.call_id).first()).upstream_cost
+        assert of_attempt == UsageRecord.objects.get(pk=answer.call_id).upstream_cost
+        return of_attempt
 
     assert cost() is None
     price = route_prices.set_price(route=route, input=2, output=4, now=datetime.now(UTC) - timedelta(seconds=5))
