@@ -38,12 +38,12 @@ def measure() -> Backlog:
         return Backlog(*cursor.fetchone())
 
 
-async def settlement_lag(database: AsyncConnection[object]) -> float:
-    """The age in seconds of the oldest recorded call that is not charged; 0 without one."""
+async def read(database: AsyncConnection[object]) -> Backlog:
+    """The same, for the gateway."""
     async with database.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(f"SELECT {_LAG}")
-        rows: list[tuple[float]] = await cursor.fetchall()
-    return rows[0][0]
+        await cursor.execute(_MEASURE)
+        (row,) = await cursor.fetchall()
+    return Backlog(*row)
 
 
 _LAG = """coalesce((SELECT extract(epoch FROM clock_timestamp() - min(recorded_at))

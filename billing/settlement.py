@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from django.db import DatabaseError, connection
+from structlog.contextvars import bound_contextvars
 
 from billing import ledger
 from billing.models import CreditLot
@@ -25,11 +26,18 @@ def settle_accounts(*, account_ids: Iterable[int]) -> int:
     """
     calls = 0
     for account_id in sorted(set(account_ids)):
-        try:
-            while batch := ledger.settle(account_id=account_id).calls:
-                calls += batch
-        except DatabaseError:
-            logger.exception("account %s could not be settled", account_id)
+        with bound_contextvars(account_id=account_id):
+            calls += _settle(account_id)
+    return calls
+
+
+def _settle(account_id: int) -> int:
+    calls = 0
+    try:
+        while batch := ledger.settle(account_id=account_id).calls:
+            calls += batch
+    except DatabaseError:
+        logger.exception("account %s could not be settled", account_id)
     return calls
 
 

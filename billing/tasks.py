@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from celery import shared_task
+from structlog.contextvars import bind_contextvars
 
 from billing import books, clock, holds, partitions, settlement
 
@@ -13,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 @shared_task
-def settle_usage(*, account_ids: list[int], **_ignored: Any) -> None:
+def settle_usage(*, account_ids: list[int], request_ids: Sequence[str] = (), **_ignored: Any) -> None:
+    """`request_ids`: whose calls these are, for the log only."""
+    bind_contextvars(request_ids=list(request_ids))
     settlement.settle_accounts(account_ids=account_ids)
 
 

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import structlog
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flint.settings")
 os.environ.setdefault("DATABASE_POOL", "true")  # The site's threads come and go; their connections stay.
 
@@ -10,7 +12,12 @@ from django.core.asgi import get_asgi_application
 
 site = get_asgi_application()
 
+from django.conf import settings  # noqa: E402
+from django.utils.crypto import constant_time_compare  # noqa: E402
+
+from flint import logs  # noqa: E402
 from gateway.asgi import Gateway  # noqa: E402  # Its models need Django to be set up, which the line above does.
+from gateway.metrics import CONTENT_TYPE  # noqa: E402
 
 gateway = Gateway()
 
@@ -22,8 +29,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await gateway(scope, receive, send)
     elif scope["path"] in ("/livez", "/readyz"):
         await _health(scope["path"], send)
+    elif scope["path"] == "/metrics":
+        await _metrics(scope, send)
     else:
-        await site(scope, receive, send)
+        await _site(scope, receive, send)
 
 
 async def _lifespan(receive: Any, send: Any) -> None:
@@ -38,9 +47,42 @@ async def _lifespan(receive: Any, send: Any) -> None:
             return
 
 
+async def _site(scope: Any, receive: Any, send: Any) -> None:
+    """As on the other road, each request has an id: in its answer, and in every line that is logged on the way."""
+    request_id = logs.new_request_id()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+
+    async def send_with_id(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = message | {"headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+        await send(message)
+
+    await site(scope, receive, send_with_id)
+
+
 async def _health(path: str, send: Any) -> None:
     """/livez: the process answers. /readyz: it can take calls."""
     well = path == "/livez" or gateway.ready
-    headers = [(b"content-type", b"text/plain"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": 200 if well else 503, "headers": headers})
-    await send({"type": "http.response.body", "body": b"ok\n" if well else b"not ready\n"})
+    await _tell(send, 200 if well else 503, b"ok\n" if well else b"not ready\n")
+
+
+async def _metrics(scope: Any, send: Any) -> None:
+    """For Prometheus, not for the world: to others it is not there. Behind a proxy everybody's address is the proxy's,
+    so an address alone opens nothing in production.
+    """
+    authorization = dict(scope["headers"]).get(b"authorization", b"")
+    if settings.METRICS_TOKEN:
+        allowed = constant_time_compare(authorization, f"Bearer {settings.METRICS_TOKEN}")
+    else:
+        allowed = not settings.PRODUCTION and bool(scope["client"]) and scope["client"][0] in ("127.0.0.1", "::1")
+    if allowed:
+        await _tell(send, 200, gateway.metrics(), CONTENT_TYPE.encode())
+    else:
+        await _tell(send, 404, b"not found\n")
+
+
+async def _tell(send: Any, status: int, body: bytes, content_type: bytes = b"text/plain") -> None:
+    headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

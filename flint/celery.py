@@ -1,8 +1,10 @@
 """The Celery app and the periodic schedule."""
 
 import os
+from typing import Any
 
-from celery import Celery
+import structlog
+from celery import Celery, Task, signals
 from kombu.transport.redis import Channel
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flint.settings")
@@ -14,6 +16,33 @@ Channel.do_restore = False
 app = Celery("flint")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@signals.setup_logging.connect
+def _keep_our_logging(**_ignored: Any) -> None:
+    """That somebody listens is enough: Celery then leaves logging as Django's settings made it."""
+
+
+@signals.before_task_publish.connect
+def _hand_on_the_request(headers: dict[str, Any], **_ignored: Any) -> None:
+    """A task that a request asks for is about that request."""
+    if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+        headers["request_id"] = request_id
+
+
+@signals.task_prerun.connect
+def _begin_to_log(task_id: str, task: Task[..., Any], **_ignored: Any) -> None:
+    about = {"task": task.name, "task_id": task_id}
+    if request_id := task.request.get("request_id"):
+        about["request_id"] = request_id
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**about)
+
+
+@signals.task_postrun.connect
+def _end_to_log(**_ignored: Any) -> None:
+    structlog.contextvars.clear_contextvars()
+
 
 # A task that waited longer than its own interval is stale: the next one does its work.
 app.conf.beat_schedule = {

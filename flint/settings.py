@@ -12,6 +12,7 @@ import pghistory
 from cryptography.fernet import Fernet
 from csp.constants import NONE, SELF
 
+from flint import logs
 from flint.env import Environment, read_file
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -361,12 +362,14 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [],
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING"], "INFO")},
-}
+# Who reads /metrics sends it as a bearer token. Without one nobody may in production, and this machine in the sandbox.
+METRICS_TOKEN = env.text("METRICS_TOKEN", "")
+if PRODUCTION and METRICS_TOKEN and len(METRICS_TOKEN) < 20:
+    env.fault("METRICS_TOKEN is weak: it must have at least 20 characters.")
+
+LOGGING = logs.config(
+    form=env.choice("LOG_FORMAT", logs.FORMATS, "json" if PRODUCTION else "text"),
+    level=env.choice("LOG_LEVEL", ["DEBUG", "INFO", "WARNING"], "INFO"),
+)
 
 env.finish()

@@ -7,13 +7,18 @@ decided by the call, at moments of its choosing.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 
 from django.urls import resolve
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from gateway import errors
+from gateway import errors, metrics
 from gateway.bodies import Room
 from gateway.exchange import Exchange, Receive, Scope, Send
 from gateway.process import SHUTDOWN_SECONDS, GatewayProcess
+
+logger = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -38,6 +43,17 @@ class Gateway:
     def ready(self) -> bool:
         return self.process is not None and self.process.ready
 
+    def metrics(self) -> bytes:
+        assert self.process is not None  # noqa: S101  # The server starts us before it serves.
+        backlog, read_at = self.process.backlog
+        return metrics.exposition(
+            ready=self.process.ready,
+            running=len(self.process.running),
+            unwritten=len(self.process.recorder.unwritten),
+            backlog=backlog,
+            read_at=read_at,
+        )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self.process is not None  # noqa: S101  # The server starts us before it serves.
         serving = asyncio.create_task(_serve(Exchange(scope, receive, send, self._room), self.process))
@@ -52,9 +68,13 @@ class Gateway:
 
 
 async def _serve(exchange: Exchange, process: GatewayProcess) -> None:
+    clear_contextvars()
+    bind_contextvars(request_id=exchange.id)
+    began, url = time.monotonic(), "an unknown URL"  # Whose text may be anything, keys included.
     try:
         exchange.get_host()  # Refuses host names that are not ours, which nothing else on this road would.
         match = resolve(exchange.path_info.removesuffix("/"), urlconf="gateway.urls")
+        url = match.route
         response = await match.func(exchange, process=process, **match.kwargs)
     except Exception as error:
         response = errors.response_to(errors.translate(error, request_id=exchange.id))
@@ -63,3 +83,5 @@ async def _serve(exchange: Exchange, process: GatewayProcess) -> None:
             await exchange.answer(response)
     finally:
         exchange.end()
+        facts = {"status": exchange.status, "duration_ms": int((time.monotonic() - began) * 1000)}
+        logger.info("%s of %s has ended", exchange.method, url, extra=facts)

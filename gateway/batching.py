@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 from psycopg import DataError, IntegrityError
@@ -34,7 +35,8 @@ class Batcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._runner is None:
-            self._runner = asyncio.create_task(self._run_batches())
+            # In a context of its own: what it logs is about no one item.
+            self._runner = asyncio.create_task(self._run_batches(), context=Context())
         return await future
 
     async def _run_batches(self) -> None:

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 from django.http import HttpResponse
+from structlog.contextvars import bind_contextvars
 
 from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
 from billing.usage import Outcome, Record
-from gateway import errors, frames, idempotency, metering, relay, routing
+from gateway import errors, frames, idempotency, metering, metrics, relay, routing
 from gateway.chat import ChatCompletionRequest
 from gateway.completions import CompletionRequest
 from gateway.directory import Model, Target
@@ -50,6 +51,7 @@ async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, pars
     # The id says when the call was admitted, to the millisecond; so does its record, its price and its bill.
     admitted_at = datetime.fromtimestamp((exchange.call_id.int >> 80) / 1000, UTC)
     offer = _on_sale(process, key, parsed, admitted_at)
+    bind_contextvars(call_id=str(exchange.call_id), model=parsed.request.model)
     claim = await _claim_for(exchange, key, parsed)
     call = await _limited(process, exchange, key, parsed, *offer, admitted_at)
     if claim is None:
@@ -109,6 +111,7 @@ async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> Ht
         await _end_free(process, call, reason="client_closed")
         return None
     record = relay.record_of(call, outcome)
+    metrics.count_call(record, model=call.model.public_id)
     # Before the record: a repeat must find the answer of a call that is charged.
     await _keep(process, call, record, claim)
     durable = await process.recorder.record(record)
@@ -222,5 +225,6 @@ def _what_would_fit(call: Call, refusal: InsufficientBalance) -> InsufficientBal
 
 
 async def _end_free(process: GatewayProcess, call: Call, *, reason: str) -> None:
+    metrics.count_free_call(model=call.model.public_id, reason=reason)
     await process.release(call, reason=reason)
     await process.limits.give_back(call.lease, refused=True)

@@ -54,6 +54,7 @@ class Exchange(ASGIRequest):
         self.key: KeyFacts | None = None
         self.closed = False
         self.admitted = False  # A hold was committed: from then on its end is what is counted, not a refusal.
+        self.status: int | None = None  # Of the answer; None before it begins.
         self.streaming = False
         self.sending = False  # A frame waits for the customer to read.
         self.on_close: Callable[[], None] | None = None
@@ -170,6 +171,7 @@ class Exchange(ASGIRequest):
             self._watch.cancel()
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
         lines = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         lines += [(b"x-request-id", self.id.encode()), *_BROWSER_HEADERS]
         await self._send({"type": "http.response.start", "status": status, "headers": lines})

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from apikeys import keys
 from billing import backlog, holds, ledger, pricing, usage
+from billing.backlog import Backlog
 from billing.usage import Outcome
 from gateway import attempts, authentication, breaker, directory, limits
 from gateway.admission import Admission
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 # What an admission's moment may differ from the database's. A process whose clock is further off admits nothing: its
 # calls would get another moment's price.
 CLOCK_SECONDS = 2
+BACKLOG_SECONDS = 10  # How often it is read, also for those who scrape.
 SHUTDOWN_SECONDS = 10  # For calls that were told to stop, and again for the records they leave.
 
 
@@ -59,6 +61,7 @@ class GatewayProcess:
         self.backends = Backends(self.upstream, self.journal, self.breaker)
         self.running: dict[UUID, Call] = {}
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
+        self.backlog: tuple[Backlog | None, float] = (None, time.monotonic())  # And when it was read.
         self._directory: Directory | None = None
         self._stopping = False
         self._read_at = self._beaten_at = -float("inf")
@@ -75,7 +78,7 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self.keys.note_uses, authentication.NOTE_SECONDS)),
             asyncio.create_task(_repeat(self.journal.write, attempts.WRITE_SECONDS)),
             asyncio.create_task(_repeat(self.breaker.share, breaker.SHARE_SECONDS)),
-            asyncio.create_task(_repeat(self._watch_settlement, backlog.BEHIND_SECONDS / 2)),
+            asyncio.create_task(_repeat(self._watch_backlog, BACKLOG_SECONDS)),
         ]
 
     def stop_calls(self) -> None:
@@ -160,11 +163,13 @@ class GatewayProcess:
     async def _renew_leases(self) -> None:
         await self.limits.renew([call.lease for call in self.running.values()])
 
-    async def _watch_settlement(self) -> None:
+    async def _watch_backlog(self) -> None:
         """Here, because without a worker there is nobody else who could say that it is missing."""
         async with self.pools.main.connection() as database:
-            lag = await backlog.settlement_lag(database)
-        if lag > backlog.BEHIND_SECONDS:
+            read_at = time.monotonic()
+            found = await backlog.read(database)
+        self.backlog = found, read_at
+        if (lag := found.settlement_lag_seconds) > backlog.BEHIND_SECONDS:
             logger.error("settlement is %.0f s behind: does a Celery worker run?", lag)
 
     def _compare_clocks(self, before: float, database: float, after: float) -> None:

@@ -68,7 +68,7 @@ class Recorder:
                 logger.exception("the usage record of call %s cannot be written", record.id)
                 return False
             del self._unwritten[record.id]
-            self._doorbell.ring(record.account_id)
+            self._doorbell.ring(record.account_id, call_id=record.id)
             return True
 
     async def _write(self, records: Sequence[Record]) -> Sequence[None]:

@@ -20,13 +20,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.http import HttpResponse
+from structlog.contextvars import bind_contextvars
 
 from apikeys.keys import KeyFacts
 from billing import money
 from billing.holds import Checkpoint
 from billing.pricing import Price, Usage
 from billing.usage import Outcome, Record, Source, charge_within
-from gateway import answers, frames, pulse, refusals, requests, upstream
+from gateway import answers, frames, metrics, pulse, refusals, requests, upstream
 from gateway.answers import Chunks
 from gateway.attempts import Journal, Made, Result
 from gateway.breaker import Breaker
@@ -204,6 +205,7 @@ async def _attempts(call: Call, targets: list[Target], backends: Backends) -> No
         if not backends.breaker.enter(call.model.id, target.backend, call.id):
             continue
         call.attempt, call.target = call.attempt + 1, target
+        bind_contextvars(backend=target.backend, attempt=call.attempt)
         try:
             await _noted(call, target, backends, is_last=target is targets[-1])
         except BackendFailed as error:
@@ -235,6 +237,8 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
         backends.breaker.ended(
             call.model.id, target.backend, call.id, result=result, status=status, retry_after=retry_after
         )
+        result = Result.OK if call.meter.finished else result
+        metrics.count_attempt(backend=target.backend, model=call.model.public_id, result=result)
         worked, exact = _worked(call, result)
         backends.journal.note(
             Made(
@@ -243,7 +247,7 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
                 model_id=call.model.id,
                 backend=target.backend,
                 started_at=started_at,
-                result=Result.OK if call.meter.finished else result,
+                result=result,
                 status=200 if call.accepted or result in _ANSWERED else status,
                 first_event_ms=None if call.first_token_ms is None else call.first_token_ms - before_ms,
                 duration_ms=call.elapsed_ms - before_ms,

@@ -9,10 +9,11 @@ import msgspec
 from django.http import HttpResponse
 from msgspec import Struct
 from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
 
 from billing import money
 from billing.pricing import Price
-from gateway import calls, errors, requests
+from gateway import calls, errors, metrics, requests
 from gateway.chat import ChatCompletionRequest
 from gateway.completions import CompletionRequest
 from gateway.directory import Model
@@ -75,6 +76,7 @@ class GatewayView(APIView):
                 raise MethodNotAllowed("This URL does not know that method.")
             if not self.public and request.method != "OPTIONS":  # Browsers ask without a key what they may ask.
                 request.key = await self.process.keys.authenticate(request.META.get("HTTP_AUTHORIZATION", ""))
+                bind_contextvars(account_id=request.key.account_id)
             response: HttpResponse | None = await handler(request, **kwargs)
         except Exception as error:
             return self.handle_exception(error)
@@ -88,6 +90,7 @@ class GatewayView(APIView):
         if self.counted and not self.request.admitted:
             account = self.request.key.account_id if self.request.key else None
             self.process.refusals[account, refusal.status_code, refusal.code] += 1
+            metrics.count_refusal(status=refusal.status_code, code=refusal.code)
         return errors.response_to(refusal)
 
     # DRF describes the view to strangers here. Browsers ask what a page of another site may send.

@@ -75,7 +75,7 @@ class Stack:
 @contextmanager
 def worker(log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Celery worker that rings for nobody but the tests; `environment` adds to the tests' own."""
-    command = [sys.executable, "-m", "celery", "-A", "flint.celery", "worker", "--concurrency", "2"]
+    command = [sys.executable, "-m", "celery", "-q", "-A", "flint.celery", "worker", "--concurrency", "2"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--loglevel", "INFO", "--without-gossip", "--without-mingle"],

@@ -65,6 +65,8 @@ def test_every_missing_variable_is_named_in_one_error(monkeypatch: pytest.Monkey
         ("DEBUG", "true", "DEBUG is on"),
         ("DEBUG", "maybe", "must be true or false"),
         ("SECRET_KEY", "short", "at least 50 characters"),
+        ("METRICS_TOKEN", "short", "at least 20 characters"),
+        ("LOG_FORMAT", "xml", "must be one of: text, json"),
         ("SECRET_KEY", "a" * 60, "12 of them different"),
         ("SECRET_KEY", "django-insecure-0123456789abcdefghijklmnopqrstuvwxyzABCDEF", "SECRET_KEY is weak"),
         ("SECRET_KEY_FALLBACKS", "x", "SECRET_KEY_FALLBACKS is weak"),

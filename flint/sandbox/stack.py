@@ -142,7 +142,7 @@ class Stack:
         return child
 
     def celery_worker(self) -> Child:
-        child = self.child("worker", "-m", "celery", "-A", "flint.celery", "worker")
+        child = self.child("worker", "-m", "celery", "-q", "-A", "flint.celery", "worker")
         child.command += ["--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
         child.is_ready = lambda: " ready." in child.written()
         child.stop_seconds = 30

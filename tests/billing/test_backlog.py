@@ -76,6 +76,7 @@ def test_the_first_page_of_the_admin_shows_it() -> None:
     assert "Calls to settle" in page
 
 
-def test_the_gateway_measures_the_same_lag() -> None:
-    lag = stage.as_gateway(backlog.settlement_lag)
-    assert 0 <= lag <= backlog.measure().settlement_lag_seconds + 1
+def test_the_gateway_reads_the_same() -> None:
+    by_gateway, by_site = stage.as_gateway(backlog.read), backlog.measure()
+    assert by_gateway.settlement_lag_seconds <= by_site.settlement_lag_seconds + 1
+    assert by_gateway.open_holds >= 0

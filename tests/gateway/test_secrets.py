@@ -23,9 +23,10 @@ FAILURES = [
 ]  # fmt: skip
 
 
-def test_no_secret_and_no_prompt_is_logged_or_shown(stack: Stack, lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_secret_and_no_prompt_is_logged_or_shown(stack: Stack, lab: Lab, tmp_path: Path, form: str) -> None:
     alice, unknown = customer(), secret.generate()
-    web = WebProcess(tmp_path / "web.log", LOG_LEVEL="DEBUG")
+    web = WebProcess(tmp_path / "web.log", LOG_LEVEL="DEBUG", LOG_FORMAT=form)
     try:
         web.wait_until_ready()
         until(lambda: lab.of_two in listed(web))
@@ -39,6 +40,7 @@ def test_no_secret_and_no_prompt_is_logged_or_shown(stack: Stack, lab: Lab, tmp_
             shown += wire.ask(web, alice.secret, bad).body
         shown += wire.ask(web, unknown, chat(PROMPT)).body
         shown += wire.ask(web, alice.secret[:-1] + "!", chat(PROMPT)).body
+        shown += wire.ask(web, None, chat(PROMPT), path=f"/v1/{alice.secret}?key={alice.secret}").body
         keys.revoke(key=alice.key, now=datetime.now(UTC))
         until(lambda: wire.ask(web, alice.secret, chat(PROMPT)).status == 401)
     finally:

@@ -1,0 +1,109 @@
+"""What a gateway process tells Prometheus, and the only place that knows how.
+
+Calls are counted once, at their end. Labels are the operator's own names (models, backends) and our own codes: never a
+customer, a key or anything that a customer can write, so their number is bounded. What only PostgreSQL knows (the
+backlog, the lag) is read by a loop of the process and told with its age: a scrape waits for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
+from billing.backlog import Backlog
+from billing.usage import Outcome, Record, Source
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+registry = CollectorRegistry()
+ProcessCollector(registry=registry)
+PlatformCollector(registry=registry)
+
+_calls = Counter("flint_calls", "Calls that are paid for.", ["model", "backend", "outcome"], registry=registry)
+_free_calls = Counter("flint_free_calls", "Admitted calls that ended free.", ["model", "reason"], registry=registry)
+_refusals = Counter("flint_refusals", "Calls that were never admitted.", ["status", "code"], registry=registry)
+_tokens = Counter("flint_tokens", "Tokens of recorded calls.", ["model", "kind"], registry=registry)
+_attempts = Counter(
+    "flint_backend_attempts", "Attempts to have a backend serve.", ["backend", "model", "result"], registry=registry
+)
+_estimated = Counter(
+    "flint_usage_estimated", "Calls whose backend sent no usage that can be true.", ["backend"], registry=registry
+)
+_duration = Histogram(
+    "flint_call_duration_seconds",
+    "From admission to the end.",
+    ["model", "backend"],
+    buckets=SECONDS,
+    registry=registry,
+)
+_first_token = Histogram(
+    "flint_first_token_seconds",
+    "From admission to the first event of a stream.",
+    ["model", "backend"],
+    buckets=SECONDS,
+    registry=registry,
+)
+_now = {
+    name: Gauge(f"flint_{name}", text, registry=registry)
+    for name, text in {
+        "ready": "1 if this process takes calls.",
+        "running_calls": "Calls that run in this process.",
+        "unwritten_records": "Usage records of this process that wait for the database.",
+        "backlog_age_seconds": "Age of what this process knows of the backlog; it grows while the database is away.",
+        "settlement_lag_seconds": "Age of the oldest recorded call that is not charged, of all processes.",
+        "unsettled_calls": "Recorded calls that are not charged, of all processes.",
+        "holds_open": "Holds of all processes.",
+        "holds_overdue": "Holds past their time: the sweeper does not run.",
+        "silent_processes": "Gateway processes without a heartbeat that are not swept yet.",
+        "late_records": "Records that came after their call was closed, and wait for a person.",
+        "stray_records": "Records in the DEFAULT partition.",
+    }.items()
+}
+
+
+def count_call(record: Record, *, model: str) -> None:
+    """A call that has left a record."""
+    _calls.labels(model, record.backend, record.outcome).inc()
+    _duration.labels(model, record.backend).observe(record.duration_ms / 1000)
+    if record.first_token_ms is not None:
+        _first_token.labels(model, record.backend).observe(record.first_token_ms / 1000)
+    _tokens.labels(model, "input").inc(record.input_tokens)
+    _tokens.labels(model, "cached_input").inc(record.cached_input_tokens)
+    _tokens.labels(model, "output").inc(record.output_tokens)
+    _tokens.labels(model, "reasoning").inc(record.reasoning_tokens)
+    if record.source is Source.ESTIMATED and record.outcome is Outcome.COMPLETED:
+        _estimated.labels(record.backend).inc()
+
+
+def count_free_call(*, model: str, reason: str) -> None:
+    """An admitted call whose hold was released."""
+    _free_calls.labels(model, reason).inc()
+
+
+def count_refusal(*, status: int, code: str) -> None:
+    _refusals.labels(str(status), code).inc()
+
+
+def count_attempt(*, backend: str, model: str, result: str) -> None:
+    """`result` is one of `Attempt.Result`."""
+    _attempts.labels(backend, model, result).inc()
+
+
+def exposition(*, ready: bool, running: int, unwritten: int, backlog: Backlog | None, read_at: float) -> bytes:
+    """All of it, in Prometheus' text format."""
+    _now["ready"].set(ready)
+    _now["running_calls"].set(running)
+    _now["unwritten_records"].set(unwritten)
+    _now["backlog_age_seconds"].set(time.monotonic() - read_at)
+    if backlog is not None:
+        _now["settlement_lag_seconds"].set(backlog.settlement_lag_seconds)
+        _now["unsettled_calls"].set(backlog.unsettled_calls)
+        _now["holds_open"].set(backlog.open_holds)
+        _now["holds_overdue"].set(backlog.overdue_holds)
+        _now["silent_processes"].set(backlog.silent_processes)
+        _now["late_records"].set(backlog.late_records)
+        _now["stray_records"].set(backlog.stray_records)
+    return generate_latest(registry)

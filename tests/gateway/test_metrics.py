@@ -1,0 +1,126 @@
+"""What Prometheus reads: exactly what happened, in its own format, for those who may read it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.gateway import wire
+from tests.gateway.conftest import CANARY_CREDENTIAL, INPUT_RATE, Lab, listed
+from tests.gateway.customers import chat, customer
+from tests.gateway.scripted import chunk
+from tests.stack import Stack, WebProcess, until
+
+pytestmark = pytest.mark.usefixtures("committed")
+
+PROMPT = "canary-prompt-of-metrics"
+
+
+@pytest.fixture(scope="module")
+def web(stack: Stack, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
+    """A process that nobody else calls."""
+    started = WebProcess(tmp_path_factory.mktemp("scraped") / "web.log")
+    try:
+        started.wait_until_ready()
+        until(lambda: lab.of_closed_port in listed(started))
+        yield started
+    finally:
+        started.stop()
+
+
+def named(name: str, *labels: str) -> str:
+    return f"{name}{{{','.join(sorted(labels))}}}"
+
+
+def scraped(web: WebProcess, *labels: str) -> dict[str, float]:
+    """The samples with one of these labels, as name{label values}, without the buckets."""
+    answer = wire.ask(web, None, method="GET", path="/metrics")
+    assert answer.status == 200
+    return {
+        named(sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.body.decode())
+        for sample in family.samples
+        if (set(labels) & set(sample.labels.values()) or not labels)
+        and not sample.name.endswith(("_created", "_bucket"))
+    }
+
+
+def test_a_completed_call_is_counted_once_with_its_tokens(web: WebProcess, lab: Lab) -> None:
+    alice, model = customer(), lab.of_two
+    with wire.stream(web, alice.secret, chat(PROMPT, model=model)) as stream:
+        stream.rest()
+    record = alice.only_record()
+    assert record.duration_ms is not None
+    assert record.first_token_ms is not None
+    told, backend = scraped(web, model), lab.first
+    assert told == {
+        named("flint_calls_total", model, backend, "completed"): 1,
+        named("flint_backend_attempts_total", backend, model, "ok"): 1,
+        named("flint_call_duration_seconds_count", model, backend): 1,
+        named("flint_call_duration_seconds_sum", model, backend): record.duration_ms / 1000,
+        named("flint_first_token_seconds_count", model, backend): 1,
+        named("flint_first_token_seconds_sum", model, backend): record.first_token_ms / 1000,
+        named("flint_tokens_total", model, "input"): record.input_tokens,
+        named("flint_tokens_total", model, "cached_input"): record.cached_input_tokens,
+        named("flint_tokens_total", model, "output"): record.output_tokens,
+        named("flint_tokens_total", model, "reasoning"): record.reasoning_tokens,
+    }
+
+
+def test_a_call_that_no_backend_served_is_a_failed_attempt_and_free(web: WebProcess, lab: Lab) -> None:
+    wire.ask(web, customer().secret, chat(PROMPT, model=lab.of_closed_port))
+    told = scraped(web, lab.of_closed_port)
+    assert told.pop(named("flint_free_calls_total", lab.of_closed_port, "model_unavailable")) == 1
+    ((attempt, times),) = told.items()
+    assert "failed" in attempt
+    assert times == 1
+
+
+def test_what_was_never_admitted_is_a_refusal(web: WebProcess) -> None:
+    for _ in range(2):
+        assert wire.ask(web, customer(pico=INPUT_RATE).secret, chat(PROMPT)).status == 402
+    assert scraped(web, "insufficient_balance") == {named("flint_refusals_total", "402", "insufficient_balance"): 2}
+
+
+def test_what_only_the_database_knows_is_told_with_its_age(web: WebProcess) -> None:
+    until(lambda: scraped(web)["flint_backlog_age_seconds{}"] > 0)
+    told = scraped(web)
+    assert told["flint_ready{}"] == 1
+    assert 0 <= told["flint_backlog_age_seconds{}"] < 15
+    assert told["flint_settlement_lag_seconds{}"] >= 0
+    assert told["flint_unwritten_records{}"] == 0
+    assert told["process_resident_memory_bytes{}"] > 0
+
+
+def test_a_running_call_is_told_while_it_runs(web: WebProcess, lab: Lab) -> None:
+    alice = customer()
+    assert scraped(web)["flint_running_calls{}"] == 0
+    lab.scripted.play(chunk("Hello"), threading.Event())
+    with wire.stream(web, alice.secret, chat(PROMPT, model=lab.of_script)) as stream:
+        stream.read(1)
+        assert scraped(web)["flint_running_calls{}"] == 1
+
+
+def test_no_customer_no_key_and_no_prompt_is_told(web: WebProcess, lab: Lab) -> None:
+    alice = customer()
+    wire.ask(web, alice.secret, chat(PROMPT, model=lab.of_two))
+    wire.ask(web, alice.secret, chat(PROMPT, model=PROMPT))
+    told = wire.ask(web, None, method="GET", path="/metrics").body.decode()
+    for canary in (PROMPT, alice.secret, alice.key.display, alice.account.name, CANARY_CREDENTIAL, "127.0.0.1"):
+        assert canary not in told
+
+
+def test_with_a_token_only_who_has_it_may_read(stack: Stack, tmp_path: Path) -> None:
+    web = WebProcess(tmp_path / "web.log", METRICS_TOKEN="canary-token-of-prometheus")
+    try:
+        web.wait_until_ready()
+        assert wire.ask(web, None, method="GET", path="/metrics").status == 404
+        assert wire.ask(web, "canary-token-of-prometheuS", method="GET", path="/metrics").status == 404
+        assert wire.ask(web, "canary-token-of-prometheus", method="GET", path="/metrics").status == 200
+    finally:
+        web.stop()
+    assert "canary-token" not in web.log.read_text()
