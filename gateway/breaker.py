@@ -36,7 +36,9 @@ Result = Attempt.Result
 SHARE_SECONDS = 1
 REDIS_SECONDS = 0.25
 SLOW_MS = 15_000  # A first token that comes later is a late one.
-OURS = frozenset({401, 402, 403, 404})  # Nothing that a repeat could mend: wrong key, no balance there, unknown model.
+# Nothing that a repeat could mend: a wrong key, no balance there. An unknown model is a 404, but so is at some servers
+# whatever goes wrong with one customer's request, and that must not shut the backend for everybody.
+OURS = frozenset({401, 402, 403})
 OURS_SECONDS = 30
 BUSY_SECONDS, BUSY_SECONDS_AT_MOST = 1, 60  # How long a 429 keeps a backend out that does not say, or says too much.
 REDIS_KEY = "gateway:breakers"

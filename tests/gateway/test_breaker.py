@@ -157,9 +157,7 @@ def test_after_the_pause_one_call_of_one_process_finds_out(is_well: bool) -> Non
     with_fleet(facts)
 
 
-@pytest.mark.parametrize(
-    ("status", "after", "seconds"), [(429, 7, 7), (429, 900, 60), (401, 0, 30), (402, 0, 30), (404, 0, 30)]
-)
+@pytest.mark.parametrize(("status", "after", "seconds"), [(429, 7, 7), (429, 900, 60), (401, 0, 30), (402, 0, 30)])
 def test_a_backend_that_wants_to_be_left_alone_is_at_once(status: int, after: int, seconds: int) -> None:
     async def facts(fleet: Fleet) -> None:
         fleet.ended(fleet.one, Result.STATUS, status=status, after=after)

@@ -76,7 +76,7 @@ def test_a_call_that_no_backend_served_is_a_failed_attempt_and_free(web: WebProc
     told = scraped(web, lab.of_closed_port)
     assert told.pop(named("flint_free_calls_total", lab.of_closed_port, "model_unavailable")) == 1
     ((attempt, times),) = told.items()
-    assert "failed" in attempt
+    assert "no_connection" in attempt
     assert times == 1
 
 
