@@ -107,4 +107,8 @@ def refused(client: OpenAI) -> bool:
         client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=1)
     except openai.AuthenticationError as error:
         return error.code == "invalid_api_key"
+    except openai.PermissionDeniedError as error:
+        # It was running when the key was revoked, and was ended by the next beat.
+        if error.code != "key_disabled":
+            raise
     return False
