@@ -120,11 +120,11 @@ RECORD = (
             Edit(
                 RECORDER,
                 "-> bool:\n        while True:\n",
-                "-> bool:\n        self._doorbell.ring(record.account_id)\n        while True:\n",
+                "-> bool:\n        self._doorbell.ring(record.account_id, call_id=record.id)\n        while True:\n",
             ),
             Edit(
                 RECORDER,
-                "            self._doorbell.ring(record.account_id)\n            return True",
+                "            self._doorbell.ring(record.account_id, call_id=record.id)\n            return True",
                 "            return True",
             ),
         ),
