@@ -61,7 +61,6 @@ class Target:
     weight: int
     dialect: Dialect
     transport: Transport = Transport()
-    max_concurrent: int | None = None
     connect_seconds: int | None = None
     first_token_seconds: int | None = None
     idle_seconds: int | None = None
@@ -142,7 +141,7 @@ _ROUTES = """
 SELECT route.id, route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
        route.priority, route.weight,
        backend.allowed_parameters, backend.denied_parameters, backend.developer_role,
-       backend.ca_certificate, backend.proxy_url, backend.max_concurrent, backend.connect_seconds,
+       backend.ca_certificate, backend.proxy_url, backend.connect_seconds,
        backend.first_token_seconds, backend.idle_seconds
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
  WHERE route.enabled AND backend.enabled ORDER BY route.id

@@ -6,14 +6,16 @@ Lists of tables that grow without end stop at SHOWN_ROWS instead of counting the
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
+from django import forms
 from django.contrib import admin
+from django.contrib.admin.helpers import AdminErrorList, AdminForm
 from django.core.paginator import Paginator
 from django.db import models
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from accounts.models import Account
@@ -33,6 +35,24 @@ def dollars(field: str) -> Column:
         return None if pico is None else usd(pico)
 
     return column
+
+
+def add_page(admin_of: admin.ModelAdmin, request: HttpRequest, form: forms.Form, *, title: str) -> HttpResponse:
+    """Django's own add page around a form that is not the model's."""
+    like_model_form = cast("forms.ModelForm[models.Model]", form)
+    page = AdminForm(like_model_form, [(None, {"fields": list(form.fields)})], {}, model_admin=admin_of)
+    context = {
+        **admin_of.admin_site.each_context(request),
+        "title": title,
+        "adminform": page,
+        "errors": AdminErrorList(like_model_form, []),
+        "inline_admin_formsets": [],
+        "media": admin_of.media + page.media,
+        "is_popup": False,
+        "show_save_and_continue": False,
+        "show_save_and_add_another": False,
+    }
+    return admin_of.render_change_form(request, context, add=True)
 
 
 class BoundedPaginator(Paginator):

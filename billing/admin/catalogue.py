@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import AdminErrorList, AdminForm
 from django.contrib.admin.models import ADDITION, LogEntry
 from django.contrib.admin.widgets import AdminSplitDateTime, AutocompleteSelect
 from django.core.exceptions import PermissionDenied
@@ -20,6 +19,7 @@ from django.utils.safestring import SafeString
 
 from accounts.models import Account, User
 from billing import clock, money, price_list, pricing
+from billing.admin import base
 from billing.admin.base import Column, ReadOnlyAdmin
 from billing.models import (
     LanguageModel,
@@ -164,21 +164,4 @@ class PriceVersionAdmin(ReadOnlyAdmin):
                 LogEntry.objects.log_actions(staff.pk, [version], ADDITION, "Superseded the price before it.")
                 messages.success(request, f"New price: {version} UTC.")
                 return redirect("admin:billing_priceversion_changelist")
-        return self._render_price_form(request, form)
-
-    def _render_price_form(self, request: HttpRequest, form: PriceForm) -> HttpResponse:
-        """Django's own add page around a form that is not the model's."""
-        like_model_form = cast("forms.ModelForm[PriceVersion]", form)
-        page = AdminForm(like_model_form, [(None, {"fields": list(form.fields)})], {}, model_admin=self)
-        context = {
-            **self.admin_site.each_context(request),
-            "title": "Set a price",
-            "adminform": page,
-            "errors": AdminErrorList(like_model_form, []),
-            "inline_admin_formsets": [],
-            "media": self.media + page.media,
-            "is_popup": False,
-            "show_save_and_continue": False,
-            "show_save_and_add_another": False,
-        }
-        return self.render_change_form(request, context, add=True)
+        return base.add_page(self, request, form, title="Set a price")
