@@ -23,20 +23,10 @@ def _keep_our_logging(**_ignored: Any) -> None:
     """That somebody listens is enough: Celery then leaves logging as Django's settings made it."""
 
 
-@signals.before_task_publish.connect
-def _hand_on_the_request(headers: dict[str, Any], **_ignored: Any) -> None:
-    """A task that a request asks for is about that request."""
-    if request_id := structlog.contextvars.get_contextvars().get("request_id"):
-        headers["request_id"] = request_id
-
-
 @signals.task_prerun.connect
 def _begin_to_log(task_id: str, task: Task[..., Any], **_ignored: Any) -> None:
-    about = {"task": task.name, "task_id": task_id}
-    if request_id := task.request.get("request_id"):
-        about["request_id"] = request_id
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(**about)
+    structlog.contextvars.bind_contextvars(task=task.name, task_id=task_id)
 
 
 @signals.task_postrun.connect
