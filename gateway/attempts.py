@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from billing import partitions
+from gateway import pruning
 from gateway.database import AWAY, Pools
 from gateway.models import Attempt
 
@@ -70,12 +71,7 @@ class Journal:
 def forget(*, now: datetime) -> int:
     """Delete what is older than KEPT_DAYS; returns how many. The ids of calls are in order of time."""
     old = Attempt.objects.filter(call_id__lt=partitions.first_id(now - timedelta(days=KEPT_DAYS)))
-    total = 0
-    while deleted := Attempt.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE])).delete()[
-        0
-    ]:
-        total += deleted
-    return total
+    return pruning.delete(old, at_once=FORGOTTEN_AT_ONCE)
 
 
 _COLUMNS = """call_id, number, model_id, backend, started_at, result, status, first_event_ms, duration_ms, input_tokens,

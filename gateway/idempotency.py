@@ -22,6 +22,7 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
+from gateway import pruning
 from gateway.database import AWAY, Pools
 from gateway.errors import AnswerNotKept, IdempotencyKeyInUse, IdempotencyKeyReused, InvalidRequest, Unavailable
 from gateway.models import IdempotentCall
@@ -153,12 +154,7 @@ def _place(claim: Claim) -> dict[str, object]:
 def forget(*, now: datetime) -> int:
     """Delete the keys whose time is over, and the answers with them; returns how many."""
     old = IdempotentCall.objects.filter(claimed_at__lt=now - timedelta(hours=KEPT_HOURS))
-    total = 0
-    while deleted := IdempotentCall.objects.filter(
-        pk__in=list(old.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE])
-    ).delete()[0]:
-        total += deleted
-    return total
+    return pruning.delete(old, at_once=FORGOTTEN_AT_ONCE)
 
 
 # A call that completed without its answer being kept was charged, so its key is never free before its time.
