@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -39,12 +38,13 @@ class Command(BaseCommand):
             version = pricing.set_price(
                 model=found,
                 rates={meter.value: money.rate_from_usd_per_million(text) for meter, text in texts.items()},
-                starts_at=_moment(starts_at) if starts_at is not None else None,
+                starts_at=clock.read(starts_at) if starts_at is not None else None,
                 account=registration.account_of(email=account) if account is not None else None,
                 now=clock.now(),
             )
         except (
             catalogue.UnknownModels,
+            clock.InvalidMoment,
             money.InvalidAmount,
             pricing.PriceRefused,
             registration.AccountNotFound,
@@ -55,11 +55,3 @@ class Command(BaseCommand):
             f"{model} costs {rates} USD per million tokens for {account or 'everybody'} "
             f"from {version.starts_at:%Y-%m-%d %H:%M:%S} UTC."
         )
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text.strip())
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise CommandError(f"--from {text} is not a time; write it like 2026-12-01T00:00:00Z.") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -34,23 +33,15 @@ class Command(BaseCommand):
                 input=money.rate_from_usd_per_million(options["input"]),
                 output=money.rate_from_usd_per_million(options["output"]),
                 cached_input=_rate(options["cached_input"]),
-                starts_at=_moment(starts_at) if starts_at is not None else None,
+                starts_at=clock.read(starts_at) if starts_at is not None else None,
                 now=clock.now(),
             )
         except Route.DoesNotExist:
             raise CommandError(f"The backend {backend} does not serve {model}.") from None
-        except (money.InvalidAmount, route_prices.RoutePriceRefused) as refusal:
+        except (clock.InvalidMoment, money.InvalidAmount, route_prices.RoutePriceRefused) as refusal:
             raise CommandError(str(refusal)) from refusal
         self.stdout.write(f"{model} costs us this at {backend} from {price.starts_at:%Y-%m-%d %H:%M:%S} UTC.")
 
 
 def _rate(text: str | None) -> int | None:
     return None if text is None else money.rate_from_usd_per_million(text)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text.strip())
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise CommandError(f"--from {text} is not a time; write it like 2026-12-01T00:00:00Z.") from None
