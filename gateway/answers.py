@@ -100,12 +100,12 @@ def _as_base64(vector: Any) -> str:
 
 
 def _as_floats(vector: Any) -> list[float]:
+    if isinstance(vector, list) and all(type(number) in (int, float) for number in vector):
+        return vector
+    if not isinstance(vector, str):
+        raise BackendFailed("an embedding that is no vector")
     try:
-        if isinstance(vector, str):
-            packed = base64.b64decode(vector, validate=True)
-            return list(struct.unpack(f"<{len(packed) // FLOAT_BYTES}f", packed))
-        if isinstance(vector, list) and all(type(number) in (int, float) for number in vector):
-            return vector
+        packed = base64.b64decode(vector, validate=True)
+        return list(struct.unpack(f"<{len(packed) // FLOAT_BYTES}f", packed))
     except (binascii.Error, struct.error):
-        pass
-    raise BackendFailed("an embedding that is no vector")
+        raise BackendFailed("an embedding that is no vector") from None
