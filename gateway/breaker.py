@@ -10,15 +10,18 @@ decides. Without Redis every breaker is closed.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -70,6 +73,28 @@ class _Open:
     def is_slow(self) -> bool:
         """It does answer, so it is asked where nobody else is left."""
         return self.why == "slow"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What all processes know of a model at a backend.
+
+    `why` is empty where the breaker is closed, else "failing" or "slow". `seconds` is until the next probe; `openings`
+    counts how often it opened since it was last closed.
+    """
+
+    model_id: int
+    backend: str
+    why: str
+    seconds: int
+    openings: int
+
+
+def states(redis: SyncRedis) -> list[State]:
+    """Of every model at a backend that was asked lately, for pages. `redis` decodes its answers. Raises RedisError."""
+    seconds, microseconds = redis.time()
+    now_ms = seconds * 1000 + microseconds // 1000
+    return [_state(str(name), json.loads(known), now_ms) for name, known in sorted(redis.hgetall(REDIS_KEY).items())]
 
 
 class Breaker:
@@ -186,6 +211,12 @@ class Breaker:
 
     def _news_of(self, name: str) -> _News:
         return self._news.setdefault(name, _News())
+
+
+def _state(name: str, known: dict[str, Any], now_ms: int) -> State:
+    model_id, _, backend = name.partition(" ")
+    seconds = max(math.ceil((known["until_"] - now_ms) / 1000), 0) if known["open"] else 0
+    return State(int(model_id), backend, known["open"], seconds, known["openings"])
 
 
 def _name(model_id: int, backend: str) -> str:
