@@ -12,6 +12,7 @@ from gateway.embeddings import EmbeddingRequest
 from gateway.requests import Request
 
 FLOAT_BYTES = 4
+_CUT_OFF = {"finish_reason": "length"}
 
 
 class Chunks:
@@ -39,6 +40,10 @@ class Chunks:
     def silence(self) -> dict[str, Any] | None:
         """A piece that says nothing; None where every choice has ended."""
         return next((choice.silence() for choice in self._choices if not choice.ended), None)
+
+    def cut_off(self) -> list[dict[str, Any]]:
+        """The pieces that end what goes on and on, as if `max_tokens` had been kept to."""
+        return [piece for choice in self._choices if not choice.ended for piece in choice.pieces(_CUT_OFF)]
 
     def _pieces(self, given: dict[str, Any]) -> list[dict[str, Any]]:
         """SDKs count choices up from 0, so those before this one begin before it."""

@@ -20,6 +20,7 @@ BYTES_PER_TOKEN = 4  # Of ASCII: English prose and code have 4 to 5 with every v
 OTHER_BYTES_PER_TOKEN = {"DeepSeek": 5, "Qwen3.5": 5, "Kimi K2": 5, "GLM-5": 5, "MiniMax M2": 5, "Llama 3.3": 4}
 OTHER_BYTES_OF_A_STRANGER = 4  # For families that are not among these.
 BYTES_PER_TOKEN_AT_MOST = 16  # Indentation and long words; for what must not be taken for too much.
+EMPTY_CHUNKS = 1000  # So many may say nothing: other gateways fill silences with them.
 LONGEST_TOKEN_BYTES = 128  # A row of spaces; in each of those three vocabularies.
 # What a chat template adds to a message: role markers, separators.
 TEMPLATE_TOKENS = 4
@@ -92,6 +93,7 @@ class Meter:
     disbelieved: bool = False  # The backend reported something that cannot be true.
     _begun: set[int] = field(default_factory=set)  # Choices, by index.
     _ended: set[int] = field(default_factory=set)
+    _chunks: int = 0
     _deltas: int = 0
     _bytes: int = 0
     _reported_at: int = 0  # The bytes that had come when the backend last reported.
@@ -108,11 +110,13 @@ class Meter:
 
     @property
     def overrun(self) -> bool:
-        """Whether a stream is surely far longer than it was allowed to be."""
-        return max(self._deltas, self._bytes // BYTES_PER_TOKEN_AT_MOST) > 2 * self.output_bound + 16
+        """Whether an answer is surely far longer than it was allowed to be."""
+        produced = max(self._deltas, self._bytes // BYTES_PER_TOKEN_AT_MOST)
+        return produced > 2 * self.output_bound + 16 or self._chunks > 2 * self.output_bound + EMPTY_CHUNKS
 
     def see_chunk(self, chunk: dict[str, Any]) -> None:
         """Count one chunk of a stream, mended. A later usage replaces an earlier one: running counts are cumulative."""
+        self._chunks += 1
         for choice in chunk["choices"]:
             size = _text_bytes(choice.get("delta", choice))
             self._bytes += size

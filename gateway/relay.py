@@ -326,10 +326,20 @@ async def _attempt(call: Call, target: Target, backends: Backends) -> None:
             if call.meter.complete:
                 call.hasten()
             if call.meter.overrun:
-                raise BackendFailed(f"{target.backend}: it does not keep to max_tokens")
+                await _cut_off(call)
+                return
     if not call.meter.finished:
         result = Result.BROKEN if call.accepted else Result.GARBAGE
         raise BackendFailed(f"{target.backend}: the stream ended without a finish", result=result)
+
+
+async def _cut_off(call: Call) -> None:
+    """End an answer that goes on and on. The hold covers what was asked for, and nobody pays more than that."""
+    logger.warning("call %s attempt %d: the backend does not keep to max_tokens", call.id, call.attempt)
+    pieces = call.chunks.cut_off()
+    call.meter.see_chunk({"choices": pieces, "usage": None})
+    if pieces:
+        await call.exchange.send_frame(call.frames.chunks(pieces))
 
 
 def record_of(call: Call, outcome: Outcome) -> Record:

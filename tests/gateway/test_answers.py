@@ -302,6 +302,18 @@ def test_silence_opens_then_says_nothing_then_ends_with_the_answer() -> None:
     assert chunks.silence() is None
 
 
+def test_what_is_cut_off_ends_every_choice_that_has_begun_and_not_ended() -> None:
+    chunks = Chunks(asked(3))
+    for seen in (event({"content": "a"}), event({"content": "b"}, index=1), event({}, finish="stop")):
+        chunks.mend(seen)
+    assert [(piece["index"], piece["delta"], piece["finish_reason"]) for piece in chunks.cut_off()] == [
+        (1, {}, "length")
+    ]
+    assert chunks.cut_off() == []
+    texts = Chunks(CompletionRequest(model="m", prompt="Once"))
+    assert texts.cut_off() == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}]
+
+
 def test_plain_completions_keep_to_text() -> None:
     chunks = Chunks(CompletionRequest(model="m", prompt="Once"))
     given = [{"text": "a", "index": 0, "logprobs": {"tokens": ["a"], "x": 1}}, {"text": None, "finish_reason": "eos"}]

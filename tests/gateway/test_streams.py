@@ -18,7 +18,7 @@ from tests.billing.stage import nothing_can_be_recorded, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import INPUT_RATE, OUTPUT_RATE, Lab
 from tests.gateway.customers import Customer, chat, customer
-from tests.gateway.scripted import DONE, chunk, usage
+from tests.gateway.scripted import DONE, Endless, chunk, usage
 from tests.gateway.wire import texts_of
 from tests.stack import Stack
 
@@ -215,12 +215,31 @@ def test_a_json_answer_after_blank_lines_is_exact(stack: Stack, alice: Customer)
     assert_figures(answer.json["usage"], alice.only_record())
 
 
-def test_a_backend_that_ignores_max_tokens_is_cut(stack: Stack, alice: Customer) -> None:
-    head, events = wire.whole(stack.webs[0], alice.secret, chat("[demo: endless]", max_tokens=50))
-    assert error_of(events)["code"] == "service_unavailable"
+@pytest.mark.parametrize("choices", [1, 2])
+def test_an_endless_answer_ends_as_if_max_tokens_had_been_kept_to_and_costs_no_more(
+    stack: Stack, alice: Customer, choices: int
+) -> None:
+    body = chat("[demo: endless]", max_tokens=50, n=choices, **ASK_USAGE)
+    head, events = wire.whole(stack.webs[0], alice.secret, body)
+    finishes = [choice["finish_reason"] for event in events if event for choice in event["choices"]]
+    assert [finish for finish in finishes if finish] == ["length"] * choices
     record = alice.only_record()
-    assert (record.outcome, record.output_tokens) == (Outcome.BACKEND_FAILED, 50)
+    assert events[-2] is not None
+    assert_figures(events[-2]["usage"], record)
+    assert (record.outcome, record.finish_reason) == (Outcome.COMPLETED, "length")
+    assert record.output_tokens == 50 * choices
+    assert record.charge <= record.held
     assert stack.backend.entry(str(head.call_id))["end"] == "client_gone"
+
+
+@pytest.mark.parametrize("piece", [chunk(""), usage(3, 1), chunk(finish=None)], ids=["empty", "usage", "nothing"])
+def test_a_stream_that_says_nothing_for_ever_ends(stack: Stack, lab: Lab, alice: Customer, piece: bytes) -> None:
+    lab.scripted.play(Endless(piece))
+    _, events = wire.whole(stack.webs[0], alice.secret, chat(model=lab.of_script, max_tokens=5))
+    assert text(events) == ""
+    record = alice.only_record()
+    assert (record.outcome, record.finish_reason) == (Outcome.COMPLETED, "length")
+    assert record.output_tokens <= 1
 
 
 def test_a_stream_with_one_choice_unfinished_is_not_complete(stack: Stack, lab: Lab, alice: Customer) -> None:
