@@ -26,8 +26,7 @@ from billing.templatetags.money import per_million
 from gateway import backends, route_prices
 from gateway.models import Attempt, Backend, Route, RoutePrice
 
-# Without `max_concurrent`, which routing does not heed yet: a limit that holds nothing back must not be offered.
-LIMITS = ["connect_seconds", "first_token_seconds", "idle_seconds"]
+LIMITS = ["max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"]
 DIALECT = ["allowed_parameters", "denied_parameters", "developer_role"]
 
 

@@ -50,6 +50,7 @@ class Gateway:
             ready=self.process.ready,
             running=len(self.process.running),
             unwritten=len(self.process.recorder.unwritten),
+            slots=self.process.slots.in_use(),
             backlog=backlog,
             read_at=read_at,
         )

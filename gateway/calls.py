@@ -126,7 +126,7 @@ async def _targets(process: GatewayProcess, call: Call) -> list[Target]:
     conversation = routing.conversation(call.parsed, account_id=call.key.account_id)
     targets = routing.in_order(process.directory.targets.get(call.model.id, ()), conversation)
     try:
-        return process.breaker.sift(call.model.id, targets)
+        return process.slots.sift(process.breaker.sift(call.model.id, targets))
     except BaseException:
         await process.limits.give_back(call.lease, refused=True)
         raise

@@ -64,6 +64,7 @@ class Target:
     connect_seconds: int | None = None
     first_token_seconds: int | None = None
     idle_seconds: int | None = None
+    max_concurrent: int | None = None
     prices: tuple[Price, ...] = ()  # What the backend charges us: in force, or scheduled.
 
     def price(self, at: datetime) -> Price | None:
@@ -85,6 +86,12 @@ class Directory:
     @property
     def transports(self) -> set[Transport]:
         return {target.transport for targets in self.targets.values() for target in targets}
+
+    @property
+    def caps(self) -> dict[str, int]:
+        """How many calls each backend takes at the same time, where somebody has said so."""
+        every = (target for targets in self.targets.values() for target in targets)
+        return {target.backend: target.max_concurrent for target in every if target.max_concurrent is not None}
 
 
 async def read(database: AsyncConnection[object]) -> Directory:
@@ -142,7 +149,7 @@ SELECT route.id, route.model_id, backend.name, backend.base_url, backend.credent
        route.priority, route.weight,
        backend.allowed_parameters, backend.denied_parameters, backend.developer_role,
        backend.ca_certificate, backend.proxy_url, backend.connect_seconds,
-       backend.first_token_seconds, backend.idle_seconds
+       backend.first_token_seconds, backend.idle_seconds, backend.max_concurrent
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
  WHERE route.enabled AND backend.enabled ORDER BY route.id
 """

@@ -8,6 +8,7 @@ backlog, the lag) is read by a loop of the process and told with its age: a scra
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -28,6 +29,13 @@ _refusals = Counter("flint_refusals", "Calls that were never admitted.", ["statu
 _tokens = Counter("flint_tokens", "Tokens of recorded calls.", ["model", "kind"], registry=registry)
 _attempts = Counter(
     "flint_backend_attempts", "Attempts to have a backend serve.", ["backend", "model", "result"], registry=registry
+)
+_full = Counter("flint_backend_full", "Calls that found all slots of a backend taken.", ["backend"], registry=registry)
+_slots = Gauge(
+    "flint_backend_slots_in_use",
+    "Slots of a backend with a cap that this process uses.",
+    ["backend"],
+    registry=registry,
 )
 _estimated = Counter(
     "flint_usage_estimated", "Calls whose backend sent no usage that can be true.", ["backend"], registry=registry
@@ -92,11 +100,21 @@ def count_attempt(*, backend: str, model: str, result: str) -> None:
     _attempts.labels(backend, model, result).inc()
 
 
-def exposition(*, ready: bool, running: int, unwritten: int, backlog: Backlog | None, read_at: float) -> bytes:
-    """All of it, in Prometheus' text format."""
+def count_full(*, backend: str) -> None:
+    """A call that a backend had no slot for; it may have found one at another."""
+    _full.labels(backend).inc()
+
+
+def exposition(
+    *, ready: bool, running: int, unwritten: int, slots: Mapping[str, int], backlog: Backlog | None, read_at: float
+) -> bytes:
+    """All of it, in Prometheus' text format. `slots` are those in use, by backend."""
     _now["ready"].set(ready)
     _now["running_calls"].set(running)
     _now["unwritten_records"].set(unwritten)
+    _slots.clear()  # A backend that has no cap any more is not told of.
+    for backend, in_use in slots.items():
+        _slots.labels(backend).set(in_use)
     _now["backlog_age_seconds"].set(time.monotonic() - read_at)
     if backlog is not None:
         _now["settlement_lag_seconds"].set(backlog.settlement_lag_seconds)

@@ -34,6 +34,7 @@ from gateway.idempotency import Idempotency
 from gateway.limits import Limits
 from gateway.recorder import Recorder
 from gateway.relay import Backends, Call
+from gateway.slots import Slots
 from gateway.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class GatewayProcess:
         self.journal = Journal(self.pools)
         self.upstream = Upstream()
         self.breaker = Breaker(self.boot)
-        self.backends = Backends(self.upstream, self.journal, self.breaker)
+        self.slots = Slots()
+        self.backends = Backends(self.upstream, self.journal, self.breaker, self.slots)
         self.running: dict[UUID, Call] = {}
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
         self.backlog: tuple[Backlog | None, float] = (None, time.monotonic())  # And when it was read.
@@ -101,6 +103,7 @@ class GatewayProcess:
         await self.upstream.close()
         await self.limits.close()
         await self.breaker.close()
+        await self.slots.close()
         await self.pools.close()
 
     @property
@@ -136,6 +139,7 @@ class GatewayProcess:
             asked_at = time.monotonic()
             self._directory = await directory.read(database)
             self._read_at = asked_at
+        self.slots.caps = self._directory.caps
         await self.upstream.keep_only(self._directory.transports)
 
     async def _beat(self) -> None:
@@ -162,6 +166,7 @@ class GatewayProcess:
 
     async def _renew_leases(self) -> None:
         await self.limits.renew([call.lease for call in self.running.values()])
+        await self.slots.renew()
 
     async def _watch_backlog(self) -> None:
         """Here, because without a worker there is nobody else who could say that it is missing."""

@@ -39,6 +39,7 @@ from gateway.frames import Frames
 from gateway.limits import Lease
 from gateway.metering import Meter, usage_object
 from gateway.requests import Parsed
+from gateway.slots import RETRY_SECONDS, Slots
 from gateway.upstream import PromptRefused, Upstream
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Backends:
     client: Upstream
     journal: Journal
     breaker: Breaker
+    slots: Slots
 
 
 @dataclass(slots=True)
@@ -198,24 +200,30 @@ def _interrupted(call: Call) -> Outcome:
 async def _attempts(call: Call, targets: list[Target], backends: Backends) -> None:
     """Try one target after the other until one accepts. Raises BackendFailed, PromptRefused."""
     failure = BackendFailed("no backend serves this model")
-    targets = targets[:ATTEMPTS]
     for target in targets:
-        if call.elapsed_ms > settings.GATEWAY_FAILOVER_SECONDS * 1000:
+        if call.attempt == ATTEMPTS or call.elapsed_ms > settings.GATEWAY_FAILOVER_SECONDS * 1000:
             break
-        if not backends.breaker.enter(call.model.id, target.backend, call.id):
+        if not await backends.slots.take(target.backend, call.id):
+            if not call.attempt:
+                failure = BackendFailed(f"{target.backend}: all its slots are taken", retry_after=RETRY_SECONDS)
             continue
-        call.attempt, call.target = call.attempt + 1, target
-        bind_contextvars(backend=target.backend, attempt=call.attempt)
         try:
-            await _noted(call, target, backends, is_last=target is targets[-1])
+            if not backends.breaker.enter(call.model.id, target.backend, call.id):
+                continue
+            call.attempt, call.target = call.attempt + 1, target
+            bind_contextvars(backend=target.backend, attempt=call.attempt)
+            await _noted(call, target, backends, is_last=target is targets[-1] or call.attempt == ATTEMPTS)
         except BackendFailed as error:
             if call.accepted:
                 raise
             logger.warning("call %s attempt %d: %s", call.id, call.attempt, error)
             failure = error
+            call.sent = False
             call.chunks = Chunks(call.parsed.request, opened=call.exchange.streaming)
         else:
             return
+        finally:
+            backends.slots.give_back(target.backend, call.id)
     raise failure
 
 
@@ -223,7 +231,6 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
     """One attempt, and what became of it. Raises what it raises."""
     started_at, before_ms = datetime.now(UTC), call.elapsed_ms
     result, status, retry_after = Result.LEFT, None, None
-    call.sent = False
     try:
         await _hurried(call, target, backends, _first_token_seconds(call, target, is_last=is_last))
         result = Result.OK

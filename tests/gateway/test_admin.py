@@ -112,11 +112,12 @@ def test_what_a_backend_takes_is_said_in_names() -> None:
 
 def test_limits_and_the_way_there_are_entered_and_shown() -> None:
     backend = stored()
-    limits = {"connect_seconds": "2", "first_token_seconds": "30", "idle_seconds": "20"}
+    limits = {"max_concurrent": "4", "connect_seconds": "2", "first_token_seconds": "30", "idle_seconds": "20"}
 
     post(backend, **limits, proxy="http://proxy:3128", certificate="", api_key="sk-again")
 
-    assert (backend.connect_seconds, backend.first_token_seconds, backend.idle_seconds) == (2, 30, 20)
+    assert (backend.max_concurrent, backend.connect_seconds) == (4, 2)
+    assert (backend.first_token_seconds, backend.idle_seconds) == (30, 20)
     assert backend.proxy_url == "http://proxy:3128"
     page = people.superuser().get(reverse("admin:gateway_backend_change", args=[backend.pk])).content.decode()
     assert 'value="http://proxy:3128"' in page
@@ -126,7 +127,8 @@ def test_a_limit_of_nothing_is_refused() -> None:
     backend = stored()
 
     assert "greater than or equal to 1" in post(backend, idle_seconds="0")
-    assert backend.idle_seconds is None
+    assert "greater than or equal to 1" in post(backend, max_concurrent="0")
+    assert (backend.idle_seconds, backend.max_concurrent) == (None, None)
 
 
 def test_another_proxy_needs_the_credential_again() -> None:
