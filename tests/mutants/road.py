@@ -105,6 +105,27 @@ ANSWER = (
     ),
 )
 
+SLOTS = (
+    Mutant(
+        "slot-kept",
+        "An ended attempt keeps its place at a backend with a cap.",
+        "tests/gateway/test_caps.py::test_a_backend_that_fails_has_its_slot_back_while_another_one_still_answers",
+        (Edit(RELAY, "            backends.slots.give_back(target.backend, call.id)\n", "            pass\n"),),
+    ),
+    Mutant(
+        "full-asked",
+        "Each process gives a backend as many calls as its cap allows to all of them.",
+        "tests/gateway/test_caps.py::test_the_next_backend_gets_what_the_first_has_no_room_for",
+        (Edit("gateway/slots.lua", "redis.call('ZCARD', slots) < most", "true"),),
+    ),
+    Mutant(
+        "slot-for-ever",
+        "A process that died keeps its places at a backend.",
+        "tests/gateway/test_caps.py::test_what_a_killed_process_had_is_free_after_its_lease",
+        (Edit("gateway/slots.lua", "    redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)\n", ""),),
+    ),
+)
+
 RECORD = (
     Mutant(
         "settle-before-record",
@@ -190,4 +211,4 @@ HEARTBEAT = (
     ),
 )
 
-ROAD = (*ENTRY, *ADMIT, *ANSWER, *RECORD, *HEARTBEAT)
+ROAD = (*ENTRY, *ADMIT, *ANSWER, *SLOTS, *RECORD, *HEARTBEAT)
