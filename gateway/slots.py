@@ -28,7 +28,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway import metrics
 from gateway.batching import Batcher
@@ -37,7 +36,7 @@ from gateway.errors import BackendUnavailable
 
 logger = logging.getLogger(__name__)
 
-REDIS_SECONDS = 0.25
+REDIS_SECONDS = 0.5  # More than a stall of our own, which would be taken for an outage.
 LEASE_SECONDS = 30  # A dead process's slots are free after this; those of running calls are renewed every two seconds.
 BATCH = 500
 # A backend that was found full is taken for full so long, so that a crowd neither asks Redis nor holds money in vain.
@@ -68,13 +67,13 @@ class _Ask(NamedTuple):
 
 class Slots:
     def __init__(self) -> None:
-        # A timeout is tried once more: a stall of our own fails whatever waits at that moment. Nothing is taken twice.
+        # Once more is enough for a connection that a restart left dead; the script takes nothing twice.
         self._redis = Redis.from_url(
             settings.REDIS_URL,
             max_connections=1,
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, RedisTimeoutError)),
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
         self._script = self._redis.register_script(_SCRIPT)
         # One after the other, so that nothing is given back before it was taken, or renewed after it was given back.
