@@ -43,6 +43,7 @@ app.conf.beat_schedule = {
         ("billing", "expire_credit", 60),
         ("billing", "check_books", 300),
         ("billing", "make_partitions", 6 * 3600),
+        ("gateway", "probe_backends", 5),
         ("gateway", "forget_answers", 600),
         ("gateway", "forget_attempts", 3600),
     )

@@ -332,8 +332,11 @@ GATEWAY_IDLE_SECONDS = env.integer("GATEWAY_IDLE_SECONDS", 100, minimum=1, maxim
 GATEWAY_FIRST_TOKEN_SECONDS = env.integer("GATEWAY_FIRST_TOKEN_SECONDS", 30, minimum=1, maximum=3600)
 # and after so long no other backend is tried.
 GATEWAY_FAILOVER_SECONDS = env.integer("GATEWAY_FAILOVER_SECONDS", 60, minimum=1, maximum=3600)
-# A backend that keeps failing is left alone for so long before one call tries it again; 0: it is always asked.
+# A backend that keeps failing is left alone for so long before it is tried again; 0: it is always asked.
 GATEWAY_BREAKER_SECONDS = env.integer("GATEWAY_BREAKER_SECONDS", 5, minimum=0, maximum=60)
+# A backend that nobody called for so long is asked for one token by a worker, for each of its models, as is one that is
+# left alone. 0: never; then customers' calls find out, and one customer's failures shut it for all.
+GATEWAY_PROBE_SECONDS = env.integer("GATEWAY_PROBE_SECONDS", 60, minimum=0, maximum=86_400)
 # The longest silence before a JSON answer, which backends send when it is whole. Node's clients give up after 300 s.
 GATEWAY_ANSWER_SECONDS = env.integer("GATEWAY_ANSWER_SECONDS", 290, minimum=1, maximum=3600)
 # A stream on which nothing came for so long gets a chunk that says nothing: clients give up after a minute or two.

@@ -45,6 +45,7 @@ class Gateway:
 
     def metrics(self) -> bytes:
         assert self.process is not None  # noqa: S101  # The server starts us before it serves.
+        self.process.tell_breakers()
         backlog, read_at = self.process.backlog
         return metrics.exposition(
             ready=self.process.ready,

@@ -2,7 +2,11 @@
 
 It **opens** when half of at least five attempts of the last 30 seconds failed, after five failures in a row, when half
 of the first tokens come late, and at once when a backend says that it wants to be left alone or that it does not know
-us. After a pause one process lets one call through, the **probe**: it closes the breaker, or opens it for longer.
+us. After a pause one **probe** closes it, or opens it for longer: a worker's own (`gateway.probes`) or, where workers
+make none, one call of one process.
+
+What fails for one customer alone may be that customer's doing. Then the breaker is in **doubt** and stays closed until
+a worker's probe fails as well; only if no worker makes one in time does it open without.
 
 No call waits for this. Processes tell Redis every second what they saw and hear what all of them know; `breaker.lua`
 decides. Without Redis every breaker is closed.
@@ -16,8 +20,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
@@ -38,13 +43,17 @@ Result = Attempt.Result
 
 SHARE_SECONDS = 1
 REDIS_SECONDS = 0.25
+WORDS_LIMIT = 200
 SLOW_MS = 15_000  # A first token that comes later is a late one.
 # Nothing that a repeat could mend: a wrong key, no balance there. An unknown model is a 404, but so is at some servers
-# whatever goes wrong with one customer's request, and that must not shut the backend for everybody.
-OURS = frozenset({401, 402, 403})
+# whatever goes wrong with one customer's request, and a 403 is what a firewall says to a prompt that it dislikes: these
+# must not shut the backend for everybody at once.
+OURS = frozenset({401, 402})
 OURS_SECONDS = 30
 BUSY_SECONDS, BUSY_SECONDS_AT_MOST = 1, 60  # How long a 429 keeps a backend out that does not say, or says too much.
-REDIS_KEY = "gateway:breakers"
+PATIENCE_SECONDS = 15  # How long a worker's probe is waited for: until the next round, and for its answer.
+REDIS_KEY, PROBES_KEY = "gateway:breakers", "gateway:probes"
+SEVERAL = "several"  # Accounts; as breaker.lua has it.
 
 _SCRIPT = Path(__file__).with_name("breaker.lua").read_text()
 
@@ -57,17 +66,30 @@ class _News:
     bad: int = 0
     slow: int = 0
     streak: int = 0
+    whose: str = ""  # The account whose attempts were bad, or SEVERAL.
     shut_ms: int = 0
     probe: str = ""
+
+    def fail(self, account_id: int) -> None:
+        self.bad += 1
+        self.streak += 1
+        self.whose = str(account_id) if self.whose in ("", str(account_id)) else SEVERAL
 
 
 @dataclass(slots=True)
 class _Open:
-    """An open breaker. `until` is when the next probe is due, by the monotonic clock."""
+    """An open breaker. `until` is when the next probe is due, by the monotonic clock.
+
+    Until `mine_until` this process may let one call through as the probe; then another one is asked.
+    """
 
     why: str
     until: float
-    may_probe: bool = False
+    mine_until: float = 0
+
+    @property
+    def may_probe(self) -> bool:
+        return time.monotonic() < self.mine_until
 
     @property
     def is_slow(self) -> bool:
@@ -80,7 +102,8 @@ class State:
     """What all processes know of a model at a backend.
 
     `why` is empty where the breaker is closed, else "failing" or "slow". `seconds` is until the next probe; `openings`
-    counts how often it opened since it was last closed.
+    counts how often it opened since it was last closed. `probed_at`, `probed` (a Result) and `words` tell of the last
+    probe of a worker, if there was one; `seen_at` is when anything was last known of it.
     """
 
     model_id: int
@@ -88,13 +111,51 @@ class State:
     why: str
     seconds: int
     openings: int
+    doubted: bool
+    seen_at: datetime
+    probed_at: datetime | None
+    probed: str
+    words: str
 
 
 def states(redis: SyncRedis) -> list[State]:
-    """Of every model at a backend that was asked lately, for pages. `redis` decodes its answers. Raises RedisError."""
+    """Of every model at a backend that was asked lately. `redis` decodes its answers. Raises RedisError."""
     seconds, microseconds = redis.time()
     now_ms = seconds * 1000 + microseconds // 1000
     return [_state(str(name), json.loads(known), now_ms) for name, known in sorted(redis.hgetall(REDIS_KEY).items())]
+
+
+def tell(
+    redis: SyncRedis,
+    model_id: int,
+    backend: str,
+    *,
+    probe: Literal["begun", "good", "bad"],
+    result: Result | None = None,
+    words: str = "",
+    shut_seconds: int = 0,
+) -> None:
+    """What a worker's probe does or has found. Raises RedisError."""
+    news: list[str | int] = [
+        _name(model_id, backend),
+        0,
+        0,
+        0,
+        0,
+        "",
+        shut_seconds * 1000,
+        probe,
+        result or "",
+        words[:WORDS_LIMIT],
+    ]
+    redis.register_script(_SCRIPT)(keys=[REDIS_KEY, PROBES_KEY], args=["", *_pauses(), *news])
+
+
+def shut_seconds(status: int | None, retry_after: int | None) -> int:
+    """How long one that has said so itself is left alone."""
+    if status == 429:
+        return min(BUSY_SECONDS if retry_after is None else retry_after, BUSY_SECONDS_AT_MOST)
+    return OURS_SECONDS if status in OURS else 0
 
 
 class Breaker:
@@ -111,9 +172,15 @@ class Breaker:
         self._news: dict[str, _News] = {}
         self._open: dict[str, _Open] = {}
         self._probes: dict[str, UUID] = {}  # The calls that are probes.
+        self.probes: list[tuple[int, str, str, int]] = []  # Of workers: how often which result, by model and backend.
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+    @property
+    def open(self) -> list[tuple[int, str, str]]:
+        """The model, the backend and why, of each open one."""
+        return [(*_parts(name), known.why) for name, known in self._open.items()]
 
     def sift(self, model_id: int, targets: Sequence[Target]) -> list[Target]:
         """Those that a call may go to, in their order, the slow ones behind the others.
@@ -133,7 +200,7 @@ class Breaker:
         name = _name(model_id, backend)
         found = self._open.get(name)
         if found is not None and found.may_probe:
-            found.may_probe = False
+            found.mine_until = 0
             self._probes[name] = call_id
             return True
         return found is None or found.is_slow
@@ -145,10 +212,18 @@ class Breaker:
         news.streak = 0
         is_slow = first_token_ms is not None and first_token_ms > SLOW_MS
         news.slow += is_slow
-        self._probed(_name(model_id, backend), call_id, "bad" if is_slow else "good")
+        self._probed(_name(model_id, backend), call_id, "slow" if is_slow else "good")
 
     def ended(
-        self, model_id: int, backend: str, call_id: UUID, *, result: Result, status: int | None, retry_after: int | None
+        self,
+        model_id: int,
+        backend: str,
+        call_id: UUID,
+        *,
+        account_id: int,
+        result: Result,
+        status: int | None,
+        retry_after: int | None,
     ) -> None:
         """An attempt is over."""
         name = _name(model_id, backend)
@@ -156,8 +231,7 @@ class Breaker:
             self.accepted(model_id, backend, call_id, first_token_ms=None)
         elif result not in (Result.OK, Result.LEFT):
             news = self._news_of(name)
-            news.bad += 1
-            news.streak += 1
+            news.fail(account_id)
             self._shut(name, news, status, retry_after)
             self._probed(name, call_id, "bad")
         self._probed(name, call_id, "none")
@@ -168,25 +242,28 @@ class Breaker:
             self._news.clear()
             return
         news, self._news = self._news, {}
-        arguments: list[str | int] = [self._boot, settings.GATEWAY_BREAKER_SECONDS * 1000]
+        arguments: list[str | int] = [self._boot, *_pauses()]
         for name, seen in news.items():
-            arguments += [name, seen.good, seen.bad, seen.slow, seen.streak, seen.shut_ms, seen.probe]
+            arguments += [name, seen.good, seen.bad, seen.slow, seen.streak, seen.whose, seen.shut_ms, seen.probe]
+            arguments += ["", ""]  # What is a worker's.
         try:
-            answer = await self._script(keys=[REDIS_KEY], args=arguments)
+            answer, probes = await self._script(keys=[REDIS_KEY, PROBES_KEY], args=arguments)
         except RedisError:
             self._open.clear()
             return
         self._hear(answer)
+        self.probes = [
+            _counted(name.decode(), int(count)) for name, count in zip(probes[::2], probes[1::2], strict=True)
+        ]
 
     def _hear(self, answer: list[tuple[bytes, bytes, int, int]]) -> None:
         now, before = time.monotonic(), self._open
         self._open = {
-            name.decode(): _Open(why.decode(), now + wait / 1000, bool(may_probe))
-            for name, why, wait, may_probe in answer
+            name.decode(): _Open(why.decode(), now + wait / 1000, now + wait / 1000 if is_mine else 0)
+            for name, why, wait, is_mine in answer
         }
-        for name, known in self._open.items():
-            # What was not used yet may be used still, until another process is asked.
-            known.may_probe |= name in before and before[name].may_probe and known.until > now
+        for name in self._open.keys() & before.keys():
+            self._open[name].mine_until = max(self._open[name].mine_until, before[name].mine_until)
         for name in self._open.keys() - before.keys():
             logger.error("breaker open: model and backend %s are left alone (%s)", name, self._open[name].why)
         for name in before.keys() - self._open.keys():
@@ -194,13 +271,7 @@ class Breaker:
 
     def _shut(self, name: str, news: _News, status: int | None, retry_after: int | None) -> None:
         """One that has said so itself is left alone at once, here as well."""
-        if not settings.GATEWAY_BREAKER_SECONDS:
-            return
-        if status == 429:
-            seconds = min(BUSY_SECONDS if retry_after is None else retry_after, BUSY_SECONDS_AT_MOST)
-        else:
-            seconds = OURS_SECONDS if status in OURS else 0
-        if seconds:
+        if settings.GATEWAY_BREAKER_SECONDS and (seconds := shut_seconds(status, retry_after)):
             news.shut_ms = seconds * 1000
             self._open[name] = _Open("failing", time.monotonic() + seconds)
 
@@ -214,10 +285,41 @@ class Breaker:
 
 
 def _state(name: str, known: dict[str, Any], now_ms: int) -> State:
-    model_id, _, backend = name.partition(" ")
-    seconds = max(math.ceil((known["until_"] - now_ms) / 1000), 0) if known["open"] else 0
-    return State(int(model_id), backend, known["open"], seconds, known["openings"])
+    model_id, backend = _parts(name)
+    next_probe = max(known["until_"], known["probe_until"] if known["prober"] else 0)
+    seconds = max(math.ceil((next_probe - now_ms) / 1000), 0) if known["open"] else 0
+    return State(
+        model_id,
+        backend,
+        known["open"],
+        seconds,
+        known["openings"],
+        doubted=known["doubted_at"] > 0,
+        seen_at=_moment(known["seen"]),
+        probed_at=_moment(known["probed_at"]) if known["probed_at"] else None,
+        probed=known["probed"],
+        words=known["words"],
+    )
+
+
+def _moment(ms: float) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _pauses() -> tuple[int, int]:
+    patience = PATIENCE_SECONDS if settings.GATEWAY_PROBE_SECONDS else 0
+    return settings.GATEWAY_BREAKER_SECONDS * 1000, patience * 1000
 
 
 def _name(model_id: int, backend: str) -> str:
     return f"{model_id} {backend}"
+
+
+def _parts(name: str) -> tuple[int, str]:
+    model_id, _, backend = name.partition(" ")
+    return int(model_id), backend
+
+
+def _counted(name: str, count: int) -> tuple[int, str, str, int]:
+    name, _, result = name.rpartition(" ")
+    return (*_parts(name), result, count)

@@ -8,7 +8,7 @@ backlog, the lag) is read by a loop of the process and told with its age: a scra
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -39,6 +39,13 @@ _slots = Gauge(
 )
 _estimated = Counter(
     "flint_usage_estimated", "Calls whose backend sent no usage that can be true.", ["backend"], registry=registry
+)
+_open = Gauge("flint_breaker_open", "1 while it is left alone.", ["model", "backend", "why"], registry=registry)
+_probes = Gauge(
+    "flint_backend_probes",
+    "Probes of workers, of all workers, since Redis was started or a day ago.",
+    ["model", "backend", "result"],
+    registry=registry,
 )
 _duration = Histogram(
     "flint_call_duration_seconds",
@@ -103,6 +110,16 @@ def count_attempt(*, backend: str, model: str, result: str) -> None:
 def count_full(*, backend: str) -> None:
     """A call that a backend had no slot for; it may have found one at another."""
     _full.labels(backend).inc()
+
+
+def tell_breakers(*, open_ones: Iterable[tuple[str, str, str]], probes: Iterable[tuple[str, str, str, int]]) -> None:
+    """Each with its model and its backend; then why it is open, or the result of probes and how many there were."""
+    _open.clear()
+    for model, backend, why in open_ones:
+        _open.labels(model, backend, why).set(1)
+    _probes.clear()
+    for model, backend, result, count in probes:
+        _probes.labels(model, backend, result).set(count)
 
 
 def exposition(

@@ -26,7 +26,7 @@ from gateway.upstream import PromptRefused, Upstream
 
 Result = Attempt.Result
 
-PROBE_SECONDS = 20  # For all of it, so that one who hangs does not hold up the others for long.
+PROBE_SECONDS = 10  # For all of it, so that one who hangs does not hold up the others for long.
 NO_ATTEMPT = 0  # What a backend is told in place of an attempt's number, so that its journal tells probes from calls.
 
 _QUESTIONS: dict[type[Request], dict[str, Any]] = {
@@ -44,13 +44,14 @@ class Probe:
     status: int | None
     duration_ms: int
     words: str
+    retry_after: int | None = None
 
 
 async def probe(target: Target, model: Model) -> Probe:
     """Ask the target for a word. Never raises for what backends do."""
-    started = time.monotonic()
-    result, status, words = await _outcome(target, await _question(model))
-    return Probe(result, status, int((time.monotonic() - started) * 1000), words)
+    question, started = await _question(model), time.monotonic()
+    result, status, words, retry_after = await _outcome(target, question)
+    return Probe(result, status, int((time.monotonic() - started) * 1000), words, retry_after)
 
 
 async def _question(model: Model) -> Parsed:
@@ -58,17 +59,17 @@ async def _question(model: Model) -> Parsed:
     return await requests.parse(msgspec.json.encode({"model": model.public_id, **_QUESTIONS[form]}), form)
 
 
-async def _outcome(target: Target, question: Parsed) -> tuple[Result, int | None, str]:
+async def _outcome(target: Target, question: Parsed) -> tuple[Result, int | None, str, int | None]:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await _ask(target, question)
     except TimeoutError:
-        return Result.SILENT, None, f"no answer within {PROBE_SECONDS} s"
+        return Result.SILENT, None, f"no answer within {PROBE_SECONDS} s", None
     except BackendFailed as failure:
-        return failure.result, failure.status, str(failure)
+        return failure.result, failure.status, str(failure), failure.retry_after
     except PromptRefused as refused:
-        return Result.PROMPT_REFUSED, refused.status, f"the probe was refused: {refusals.kind(refused.words)}"
-    return Result.OK, 200, "answered"
+        return Result.PROMPT_REFUSED, refused.status, f"the probe was refused: {refusals.kind(refused.words)}", None
+    return Result.OK, 200, "answered", None
 
 
 async def _ask(target: Target, question: Parsed) -> None:

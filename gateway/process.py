@@ -21,7 +21,7 @@ from apikeys import keys
 from billing import backlog, holds, ledger, pricing, usage
 from billing.backlog import Backlog
 from billing.usage import Outcome
-from gateway import attempts, authentication, breaker, directory, limits
+from gateway import attempts, authentication, breaker, directory, limits, metrics
 from gateway.admission import Admission
 from gateway.attempts import Journal
 from gateway.authentication import Keys
@@ -121,6 +121,19 @@ class GatewayProcess:
         if self._directory is None:
             raise Unavailable("This server is starting. Please try again.")
         return self._directory
+
+    def tell_breakers(self) -> None:
+        """Tell the metrics of all breakers what this process heard."""
+        models = self._directory.models.values() if self._directory else ()
+        names = {model.id: model.public_id for model in models}
+        metrics.tell_breakers(
+            open_ones=[(names[model], backend, why) for model, backend, why in self.breaker.open if model in names],
+            probes=[
+                (names[model], backend, result, count)
+                for model, backend, result, count in self.breaker.probes
+                if model in names
+            ],
+        )
 
     async def release(self, call: Call, *, reason: str) -> None:
         """Give the hold of a free call back; if that fails now, the heartbeat finds it."""

@@ -242,7 +242,13 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
         raise
     finally:
         backends.breaker.ended(
-            call.model.id, target.backend, call.id, result=result, status=status, retry_after=retry_after
+            call.model.id,
+            target.backend,
+            call.id,
+            account_id=call.key.account_id,
+            result=result,
+            status=status,
+            retry_after=retry_after,
         )
         result = Result.OK if call.meter.finished else result
         metrics.count_attempt(backend=target.backend, model=call.model.public_id, result=result)

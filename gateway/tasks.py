@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from celery import shared_task
 
 from billing import clock
-from gateway import attempts, idempotency
+from gateway import attempts, idempotency, rounds
 
 
 @shared_task
@@ -18,3 +19,8 @@ def forget_answers(**_ignored: Any) -> None:
 @shared_task
 def forget_attempts(**_ignored: Any) -> None:
     attempts.forget(now=clock.now())
+
+
+@shared_task
+def probe_backends(**_ignored: Any) -> None:
+    asyncio.run(rounds.make())

@@ -8,13 +8,15 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import redis
 from pytest_django import Settings
 
 from billing.models import Wallet
-from gateway.breaker import REDIS_KEY, SLOW_MS, Breaker
+from gateway import breaker
+from gateway.breaker import PROBES_KEY, REDIS_KEY, SLOW_MS, Breaker
 from gateway.directory import Target
 from gateway.errors import BackendUnavailable
 from gateway.models import Attempt
@@ -42,11 +44,21 @@ class Fleet:
         self.model = next(_models)
         self.one, self.two = Breaker(uuid.uuid4()), Breaker(uuid.uuid4())
 
-    def ended(self, by: Breaker, result: Result, *, calls: int = 1, status: int | None = None, after: int = 0) -> None:
-        for _ in range(calls):
-            call = uuid.uuid4()
+    def ended(
+        self,
+        by: Breaker,
+        result: Result,
+        *,
+        calls: int = 1,
+        status: int | None = None,
+        after: int = 0,
+        account: int | None = None,
+    ) -> None:
+        """Each call is of another account, unless one is named."""
+        for number in range(calls):
+            call, whose = uuid.uuid4(), account or number
             if by.enter(self.model, "gpu", call):
-                by.ended(self.model, "gpu", call, result=result, status=status, retry_after=after)
+                by.ended(self.model, "gpu", call, account_id=whose, result=result, status=status, retry_after=after)
 
     def accepted(self, by: Breaker, *, calls: int = 1, first_token_ms: int = 5) -> None:
         for _ in range(calls):
@@ -55,8 +67,8 @@ class Fleet:
                 by.accepted(self.model, "gpu", call, first_token_ms=first_token_ms)
 
     async def share(self) -> None:
-        for breaker in (self.one, self.two, self.one):
-            await breaker.share()
+        for process in (self.one, self.two, self.one):
+            await process.share()
 
     def asks(self, by: Breaker) -> list[str]:
         return [target.backend for target in by.sift(self.model, [GPU, SPARE])]
@@ -72,9 +84,10 @@ class Fleet:
 @pytest.fixture(autouse=True)
 def breakers(settings: Settings) -> Iterator[None]:
     settings.GATEWAY_BREAKER_SECONDS = 30
+    settings.GATEWAY_PROBE_SECONDS = 60
     yield
     with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
-        client.delete(REDIS_KEY)
+        client.delete(REDIS_KEY, PROBES_KEY)
 
 
 def with_fleet(facts: Callable[[Fleet], Awaitable[None]]) -> None:
@@ -121,6 +134,115 @@ def test_half_of_the_attempts_open_it_but_not_a_few_and_not_prompts_or_customers
     with_fleet(facts)
 
 
+def in_doubt(fleet: Fleet) -> bool:
+    with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
+        return next(state.doubted for state in breaker.states(client) if state.model_id == fleet.model)
+
+
+def worker_finds(fleet: Fleet, probe: Literal["good", "bad"]) -> None:
+    with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
+        breaker.tell(client, fleet.model, "gpu", probe=probe, result=Result.OK if probe == "good" else Result.BROKEN)
+
+
+@pytest.mark.parametrize("good_calls", [0, 4])
+def test_one_customer_cannot_open_it_unless_a_probe_fails_as_well(good_calls: int) -> None:
+    async def facts(fleet: Fleet) -> None:
+        for probe in ("good", "bad"):
+            fleet.accepted(fleet.two, calls=good_calls)
+            fleet.ended(fleet.one, Result.STATUS, calls=4, status=500, account=7)
+            fleet.ended(fleet.two, Result.STATUS, calls=5, status=500, account=7)
+            await fleet.share()
+            assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["gpu", "spare"]
+            assert in_doubt(fleet)
+            worker_finds(fleet, probe)
+            await fleet.share()
+            assert (
+                fleet.asks(fleet.one) == fleet.asks(fleet.two) == (["gpu", "spare"] if probe == "good" else ["spare"])
+            )
+
+    with_fleet(facts)
+
+
+def test_a_second_customer_opens_it_at_once() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.STATUS, calls=5, status=500, account=7)
+        await fleet.share()
+        assert fleet.asks(fleet.two) == ["gpu", "spare"]
+        fleet.ended(fleet.two, Result.STATUS, status=500, account=8)
+        await fleet.share()
+        assert fleet.asks(fleet.two) == ["spare"]
+
+    with_fleet(facts)
+
+
+def test_a_success_ends_the_doubt() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.STATUS, calls=5, status=500, account=7)
+        await fleet.share()
+        fleet.accepted(fleet.two, calls=6)
+        await fleet.share()
+        assert not in_doubt(fleet)
+
+    with_fleet(facts)
+
+
+@pytest.mark.parametrize("workers_probe", [True, False])
+def test_where_no_worker_probes_one_customer_is_believed(
+    workers_probe: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.GATEWAY_PROBE_SECONDS = 60 if workers_probe else 0
+    monkeypatch.setattr(breaker, "PATIENCE_SECONDS", 1)
+
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.STATUS, calls=5, status=500, account=7)
+        await fleet.share()
+        if workers_probe:
+            assert fleet.asks(fleet.two) == ["gpu", "spare"]
+            await asyncio.sleep(1)  # Its patience.
+            fleet.ended(fleet.one, Result.STATUS, status=500, account=7)
+            await fleet.share()
+        assert fleet.asks(fleet.two) == ["spare"]
+
+    with_fleet(facts)
+
+
+def test_what_a_firewall_says_to_one_prompt_does_not_shut_it() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.STATUS, status=403)
+        await fleet.share()
+        assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["gpu", "spare"]
+
+    with_fleet(facts)
+
+
+def test_calls_leave_the_probe_to_a_worker_for_a_while(settings: Settings) -> None:
+    async def facts(fleet: Fleet) -> None:
+        settings.GATEWAY_BREAKER_SECONDS = 1
+        fleet.ended(fleet.one, Result.NO_CONNECTION, calls=5)
+        await fleet.share()
+        await asyncio.sleep(1)  # The pause.
+        await fleet.share()
+        assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["spare"]
+        settings.GATEWAY_PROBE_SECONDS = 0
+        await fleet.share()
+        assert fleet.asks(fleet.one) == ["gpu", "spare"]
+
+    with_fleet(facts)
+
+
+def test_no_call_goes_where_a_worker_is_probing() -> None:
+    async def facts(fleet: Fleet) -> None:
+        fleet.ended(fleet.one, Result.NO_CONNECTION, calls=5)
+        await fleet.share()
+        fleet.let_the_pause_end()
+        with redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True) as client:
+            breaker.tell(client, fleet.model, "gpu", probe="begun")
+        await fleet.share()
+        assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["spare"]
+
+    with_fleet(facts)
+
+
 def test_late_first_tokens_put_it_behind_the_others() -> None:
     async def facts(fleet: Fleet) -> None:
         fleet.accepted(fleet.one, calls=4)
@@ -149,7 +271,9 @@ def test_after_the_pause_one_call_of_one_process_finds_out(is_well: bool) -> Non
         if is_well:
             fleet.two.accepted(fleet.model, "gpu", probe, first_token_ms=5)
         else:
-            fleet.two.ended(fleet.model, "gpu", probe, result=Result.BROKEN, status=None, retry_after=None)
+            fleet.two.ended(
+                fleet.model, "gpu", probe, account_id=1, result=Result.BROKEN, status=None, retry_after=None
+            )
         await fleet.two.share()
         await fleet.one.share()
         assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == (["gpu", "spare"] if is_well else ["spare"])
@@ -184,7 +308,7 @@ def test_without_redis_every_breaker_is_closed(settings: Settings) -> None:
 @pytest.mark.usefixtures("committed")
 def test_all_processes_refuse_before_they_reserve_until_the_backend_is_well(lab: Lab, tmp_path: Path) -> None:
     alice = customer()
-    pause = {"GATEWAY_BREAKER_SECONDS": "3"}
+    pause = {"GATEWAY_BREAKER_SECONDS": "3", "GATEWAY_PROBE_SECONDS": "0"}
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     with web_process(tmp_path / "one", **pause) as one, web_process(tmp_path / "two", **pause) as two:

@@ -129,8 +129,10 @@ def test_pages_are_told_what_all_processes_know(settings: Settings) -> None:
         process = Breaker(uuid.uuid4())
         call = uuid.uuid4()
         process.accepted(asked.id, "spare part", call, first_token_ms=5)
-        for _ in range(5):
-            process.ended(asked.id, "gpu", call, result=Result.BROKEN, status=None, retry_after=None)
+        for account in range(5):
+            process.ended(
+                asked.id, "gpu", call, account_id=account, result=Result.BROKEN, status=None, retry_after=None
+            )
         await process.share()
         await process.close()
 
