@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION, LogEntry
 from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.exceptions import PermissionDenied
+from django.db import models
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -23,11 +25,37 @@ from billing.admin import base
 from billing.admin.base import Column, ReadOnlyAdmin, dollars
 from billing.admin.catalogue import RateField
 from billing.templatetags.money import per_million
-from gateway import backends, route_prices
+from gateway import backends, dialects, route_prices
 from gateway.models import Attempt, Backend, Route, RoutePrice
 
 LIMITS = ["max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"]
-DIALECT = ["allowed_parameters", "denied_parameters", "developer_role"]
+DIALECT = [
+    "allowed_parameters", "denied_parameters", "renamed_parameters", "added_parameters", "developer_role",
+    "usage_in_streams",
+]  # fmt: skip
+
+
+class JsonObjectField(forms.CharField):
+    """An object, empty where nothing is written. Its help is that of the model's field."""
+
+    def __init__(self, field: str, **options: Any) -> None:
+        help_text = cast("models.Field[Any, Any]", Backend._meta.get_field(field)).help_text
+        widget = forms.Textarea(attrs={"class": "vLargeTextField", "rows": 3, "spellcheck": "false"})
+        super().__init__(required=False, max_length=dialects.LENGTH, help_text=help_text, widget=widget, **options)
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return json.dumps(value, ensure_ascii=False, indent=2) if value else ""
+        return value
+
+    def clean(self, value: Any) -> dict[str, Any]:
+        try:
+            return dialects.json_object(super().clean(value))
+        except dialects.InvalidDialect as refusal:
+            raise forms.ValidationError(str(refusal)) from refusal
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return super().has_changed(self.prepare_value(initial), (data or "").replace("\r\n", "\n"))
 
 
 class BackendForm(forms.ModelForm):
@@ -61,6 +89,9 @@ class BackendForm(forms.ModelForm):
         required=False, label="No API key", help_text="The backend needs none; a stored one is dropped."
     )
 
+    renamed_parameters = JsonObjectField("renamed_parameters")
+    added_parameters = JsonObjectField("added_parameters")
+
     class Meta:
         model = Backend
         fields = ["name", "enabled", *LIMITS, *DIALECT]
@@ -93,7 +124,20 @@ class BackendForm(forms.ModelForm):
                 self.add_error("api_key", str(refusal))
             except backends.InvalidBackend as refusal:
                 self.add_error(None, str(refusal))
+        self._check_dialect(given)
         return given
+
+    def _check_dialect(self, given: dict[str, Any]) -> None:
+        renamed, added = given.get("renamed_parameters", {}), given.get("added_parameters", {})
+        try:
+            dialects.check_renames(renamed)
+        except dialects.InvalidDialect as refusal:
+            self.add_error("renamed_parameters", str(refusal))
+            return
+        try:
+            dialects.check_additions(added, renamed=renamed)
+        except dialects.InvalidDialect as refusal:
+            self.add_error("added_parameters", str(refusal))
 
 
 @admin.register(Backend)

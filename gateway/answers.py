@@ -30,12 +30,21 @@ class Chunks:
 
     def mend(self, event: dict[str, Any]) -> dict[str, Any]:
         """The pieces of choices that go on, each in a frame of its own, and the usage. Raises BackendFailed."""
-        choices, usage = event.get("choices"), event.get("usage")
+        choices = event.get("choices")
+        usage = self._usage(event)
         if choices is None and usage:
             choices = []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise BackendFailed("an event without choices")
         return {"choices": [piece for choice in choices for piece in self._pieces(choice)], "usage": usage}
+
+    def _usage(self, event: dict[str, Any]) -> Any:
+        """Groq has it under a name of its own; Moonshot in the choice that ends, which counts for the call only where
+        it is the only one."""
+        if event.get("usage") is not None:
+            return event["usage"]
+        vendors = [event.get("x_groq"), *(_dicts(event.get("choices")) if self._most == 1 else [])]
+        return next((part["usage"] for part in _dicts(vendors) if part.get("usage") is not None), None)
 
     def silence(self) -> dict[str, Any] | None:
         """A piece that says nothing; None where every choice has ended."""
@@ -86,6 +95,10 @@ def _vectors(decoded: dict[str, Any], request: EmbeddingRequest) -> dict[str, An
         for index, item in enumerate(sorted(data, key=_place))
     ]
     return {"data": vectors, "usage": decoded.get("usage")}
+
+
+def _dicts(parts: Any) -> list[dict[str, Any]]:
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
 def _place(item: dict[str, Any]) -> int:

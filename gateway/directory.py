@@ -17,11 +17,17 @@ from psycopg.rows import class_row, tuple_row
 from billing import pricing
 from billing.pricing import Price, Rates, Schedule
 from gateway import credentials
+from gateway.models import Backend
 from gateway.requests import Dialect
 
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1
+_STREAM_OPTIONS: dict[Backend.StreamUsage, dict[str, bool] | None] = {
+    Backend.StreamUsage.LAST: {"include_usage": True},
+    Backend.StreamUsage.RUNNING: {"include_usage": True, "continuous_usage_stats": True},
+    Backend.StreamUsage.UNASKED: None,
+}
 _unreadable: set[str] = set()  # Backends whose fault was told; once is enough.
 
 
@@ -130,8 +136,9 @@ async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Tar
                 _unreadable.add(backend)
                 continue
             _unreadable.discard(backend)
-            allowed, denied, developer_role, ca_certificate, proxy_url, *limits = rest
-            dialect = Dialect(frozenset(allowed), frozenset(denied), developer_role)
+            allowed, denied, developer_role, renamed, added, usage, ca_certificate, proxy_url, *limits = rest
+            asks = _STREAM_OPTIONS[Backend.StreamUsage(usage)]
+            dialect = Dialect(frozenset(allowed), frozenset(denied), developer_role, renamed, added, asks)
             transport = Transport(ca_certificate, proxy_url)
             how: tuple[Any, ...] = (dialect, transport, *limits, prices[route_id])
             target = Target(backend, base_url, plaintext, name, priority, weight, *how)
@@ -148,6 +155,7 @@ _ROUTES = """
 SELECT route.id, route.model_id, backend.name, backend.base_url, backend.credential, route.backend_model,
        route.priority, route.weight,
        backend.allowed_parameters, backend.denied_parameters, backend.developer_role,
+       backend.renamed_parameters, backend.added_parameters, backend.usage_in_streams,
        backend.ca_certificate, backend.proxy_url, backend.connect_seconds,
        backend.first_token_seconds, backend.idle_seconds, backend.max_concurrent
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id

@@ -21,6 +21,15 @@ from django.db.models.lookups import Exact
 
 from billing.models import LanguageModel
 
+# What a call says for itself, and words that some backend takes for it or prefers to it: a backend's settings must not
+# say it in its place. The length of the prompt and of the answer, and their number, are what the hold is made for.
+SAID_BY_THE_CALL = [
+    "background", "best_of", "chat_template", "echo", "functions", "generation_config", "input",
+    "max_completion_tokens", "max_new_tokens", "max_tokens", "messages", "model", "models", "n", "n_cmpl", "n_predict",
+    "num_beams", "num_predict", "num_return_sequences", "options", "plugins", "prompt", "prompt_embeds", "stream",
+    "stream_options", "suffix", "tools", "use_beam_search", "web_search_options",
+]  # fmt: skip
+
 
 def parameter_names(names: list[str]) -> None:
     """Raises ValidationError."""
@@ -33,8 +42,18 @@ def _at_least_one(*names: str) -> models.Q:
     return models.Q(*(models.Q(**{name: None}) | models.Q(**{f"{name}__gte": 1}) for name in names))
 
 
+class _JsonType(models.Func):
+    function = "JSONB_TYPEOF"
+    output_field = models.TextField()
+
+
 @pghistory.track(exclude=["credential"], model_name="BackendHistory")
 class Backend(models.Model):
+    class StreamUsage(models.TextChoices):
+        LAST = "last", "asked for once, at the end (all servers that know stream_options)"
+        RUNNING = "running", "asked for with every piece (vLLM, SGLang): who hangs up pays the exact count"
+        UNASKED = "unasked", "not asked for (servers that refuse stream_options): as they send it, else by our count"
+
     name = models.CharField(max_length=100, unique=True)
     base_url = models.CharField(max_length=500, help_text="Up to and with /v1, as an OpenAI client would be given it.")
     credential = models.BinaryField(null=True, editable=False, help_text="Encrypted; see gateway.credentials.")
@@ -89,10 +108,36 @@ class Backend(models.Model):
     developer_role = models.BooleanField(
         default=False, help_text="The backend knows the role developer. Else its messages go out as those of system."
     )
+    renamed_parameters = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='What the backend calls a parameter, such as {"max_tokens": "max_completion_tokens"}; also where it '
+        "is a default of ours. Allow and deny it by the name that customers use.",
+    )
+    added_parameters = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='What goes with every call, such as {"provider": {"sort": "price"}}, in place of what a customer '
+        "sends under that name. Not the model, the prompt, and what bounds the answer.",
+    )
+    usage_in_streams = models.CharField(
+        max_length=10,
+        choices=StreamUsage.choices,
+        default=StreamUsage.LAST,
+        help_text="Read wherever known servers put it: at the end, with the last piece, in choices[0], in x_groq.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [
+            models.CheckConstraint(
+                condition=Exact(_JsonType("renamed_parameters"), "object"), name="backend_renamed_is_object"
+            ),
+            models.CheckConstraint(
+                condition=Exact(_JsonType("added_parameters"), "object")
+                & ~models.Q(added_parameters__has_any_keys=SAID_BY_THE_CALL),
+                name="backend_added_leaves_the_call",
+            ),
             models.CheckConstraint(
                 condition=_at_least_one("max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"),
                 name="backend_limits_positive",

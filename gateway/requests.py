@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -48,8 +48,8 @@ WITHHELD = frozenset(
 )  # fmt: skip
 # Customers give variables to a model's template, such as enable_thinking. These here are arguments of the function that
 # fills it in; a template of the customer's own could make any prompt out of a short one.
-_TEMPLATE_VARIABLES = ("chat_template_kwargs", "chat_template_args")
-_TEMPLATE_ARGUMENTS = frozenset(
+TEMPLATE_VARIABLES = ("chat_template_kwargs", "chat_template_args")
+TEMPLATE_ARGUMENTS = frozenset(
     {
         "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "max_length",
         "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize",
@@ -80,17 +80,30 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a backend understands. Without `allowed` ones, all parameters that are not denied."""
+    """What a backend understands. Without `allowed` ones, all parameters that are not denied.
+
+    `renamed` says what it calls a parameter of ours; `added` is told with every call. `stream_options` ask it for the
+    usage of a stream; None does not.
+    """
 
     allowed: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
     developer_role: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    added: Mapping[str, Any] = field(default_factory=dict)
+    stream_options: Mapping[str, bool] | None = field(default_factory=lambda: {"include_usage": True})
 
     def takes(self, name: str) -> bool:
         """Whether it is told of a parameter. What is allowed is what customers send: the usage is asked for by us."""
         if name in ESSENTIAL:
             return True
         return name not in self.denied and (not self.allowed or name in self.allowed or name == "stream_options")
+
+    def worded(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A body in its own words. Of two under one name the renamed one stays, whose value was checked."""
+        kept = {name: value for name, value in body.items() if name not in self.renamed}
+        renamed = {self.renamed[name]: value for name, value in body.items() if name in self.renamed}
+        return {**kept, **self.added, **renamed}
 
 
 class StreamOptions(Struct):
@@ -196,12 +209,12 @@ class Sampled(Request, kw_only=True):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def forwarded(self, fields: dict[str, msgspec.Raw], dialect: Dialect) -> dict[str, Any]:
-        """Always with a question for the usage. Nothing to stop at is said by saying nothing."""
+        """With a question for the usage, whether the customer asked or not. Nothing to stop at is said by nothing."""
         body: dict[str, Any] = {"max_tokens": self.output_limit, "stream": self.streamed}
         if not self.stop:
             body["stop"] = None
         if self.streamed:
-            body["stream_options"] = {"include_usage": True}
+            body["stream_options"] = dialect.stream_options
         return body
 
 
@@ -269,9 +282,9 @@ def _parse(body: bytes, form: type[Request]) -> Parsed:
 def _measured(request: Request, fields: dict[str, Any]) -> Parsed:
     """Encoding the fields also proves that they can be passed on."""
     kept = {name: value for name, value in fields.items() if value is not None and name not in WITHHELD}
-    for name in _TEMPLATE_VARIABLES:
+    for name in TEMPLATE_VARIABLES:
         if isinstance(variables := kept.get(name), dict):
-            kept[name] = {key: value for key, value in variables.items() if key not in _TEMPLATE_ARGUMENTS}
+            kept[name] = {key: value for key, value in variables.items() if key not in TEMPLATE_ARGUMENTS}
     encoded = {name: msgspec.json.encode(value) for name, value in kept.items()}
     ascii_bytes, other_bytes = _sizes(request.texts(fields))
     return Parsed(
@@ -308,7 +321,7 @@ def forwarded(parsed: Parsed, *, backend_model: str, dialect: Dialect) -> dict[s
         body.pop(name, None)
     own = parsed.request.forwarded(parsed.fields, dialect)
     body = {**parsed.request.DEFAULTS, **body, **own, "model": backend_model}
-    return {name: value for name, value in body.items() if value is not None and dialect.takes(name)}
+    return dialect.worded({name: value for name, value in body.items() if value is not None and dialect.takes(name)})
 
 
 def explained(fault: str) -> InvalidRequest:

@@ -21,7 +21,13 @@ def stored() -> Backend:
 
 
 def post(backend: Backend, **changes: Any) -> str:
-    given = {"name": backend.name, "address": HERE, "api_key": "", "enabled": "on", **changes}
+    given = {
+        "name": backend.name,
+        "address": HERE,
+        "api_key": "",
+        "enabled": "on",
+        "usage_in_streams": "last",
+    } | changes
     response = people.superuser().post(reverse("admin:gateway_backend_change", args=[backend.pk]), given)
     backend.refresh_from_db()
     return response.content.decode()
@@ -94,7 +100,8 @@ def test_a_backend_is_added() -> None:
     name = factories.unique("gpu")
 
     people.superuser().post(
-        reverse("admin:gateway_backend_add"), {"name": name, "address": HERE, "api_key": "sk-new", "enabled": "on"}
+        reverse("admin:gateway_backend_add"),
+        {"name": name, "address": HERE, "api_key": "sk-new", "enabled": "on", "usage_in_streams": "last"},
     )
 
     backend = Backend.objects.get(name=name)
@@ -108,6 +115,41 @@ def test_what_a_backend_takes_is_said_in_names() -> None:
 
     assert (backend.allowed_parameters, backend.denied_parameters) == (["seed", "tools"], ["top_k"])
     assert backend.developer_role
+
+
+def test_a_dialect_is_written_as_json_and_shown_again() -> None:
+    backend = stored()
+
+    post(
+        backend,
+        renamed_parameters='{"max_tokens": "max_completion_tokens"}',
+        added_parameters='{"provider": {"sort": "price"}}',
+        usage_in_streams="running",
+    )
+
+    assert backend.renamed_parameters == {"max_tokens": "max_completion_tokens"}
+    assert backend.added_parameters == {"provider": {"sort": "price"}}
+    assert backend.usage_in_streams == Backend.StreamUsage.RUNNING
+    page = people.superuser().get(reverse("admin:gateway_backend_change", args=[backend.pk])).content.decode()
+    assert '"max_tokens": "max_completion_tokens"' in html.unescape(page)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "why"),
+    [
+        ("renamed_parameters", "max_tokens: x", "Write a JSON object"),
+        ("renamed_parameters", '{"seed": "max_tokens"}', "cannot become"),
+        ("added_parameters", '{"max_tokens": 9}', "each call's own"),
+    ],
+)
+def test_a_dialect_that_cannot_be_is_told_at_its_field(field: str, text: str, why: str) -> None:
+    backend = stored()
+
+    page = html.unescape(post(backend, **{field: text}))
+
+    assert why in page
+    assert text in page
+    assert (backend.renamed_parameters, backend.added_parameters) == ({}, {})
 
 
 def test_limits_and_the_way_there_are_entered_and_shown() -> None:

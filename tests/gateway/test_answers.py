@@ -289,6 +289,24 @@ def test_a_usage_alone_needs_no_choices() -> None:
     assert Chunks(asked()).mend({"usage": usage}) == {"choices": [], "usage": usage}
 
 
+USAGE, OTHER = {"prompt_tokens": 5, "completion_tokens": 2}, {"prompt_tokens": 1, "completion_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "n", "found"),
+    [
+        (event(usage=USAGE), 1, USAGE),  # As Moonshot tells it,
+        (event(usage=USAGE), 2, None),  # of one choice among several,
+        (event() | {"x_groq": {"usage": USAGE}}, 2, USAGE),  # and Groq.
+        (event(usage=OTHER) | {"x_groq": {"usage": OTHER}, "usage": USAGE}, 1, USAGE),
+        (event(usage=USAGE) | {"x_groq": {"id": "req_1"}, "usage": None}, 1, USAGE),
+        (event() | {"x_groq": 5}, 1, None),
+    ],
+)
+def test_the_usage_is_found_where_servers_are_known_to_put_it(given: dict[str, Any], n: int, found: Any) -> None:
+    assert Chunks(asked(n)).mend(given)["usage"] == found
+
+
 def test_silence_opens_then_says_nothing_then_ends_with_the_answer() -> None:
     chunks = Chunks(asked())
     assert chunks.silence() == {

@@ -193,6 +193,42 @@ def test_what_is_withheld_from_all_cannot_be_allowed() -> None:
     assert as_sent(parsed, allowed=frozenset({"chat_template"})).keys() == OURS
 
 
+def test_a_parameter_goes_out_by_the_name_that_the_backend_has_for_it() -> None:
+    renamed = {"max_tokens": "max_completion_tokens", "temperature": "heat", "reasoning_effort": "thinking"}
+    parsed = parse(chat(max_completion_tokens=9, reasoning_effort="low"))
+    sent = as_sent(parsed, renamed=renamed)
+    assert (sent["max_completion_tokens"], sent["heat"], sent["thinking"]) == (9, 0.7, "low")
+    assert not renamed.keys() & sent.keys()
+
+
+def test_parameters_may_change_names() -> None:
+    sent = as_sent(parse(chat(top_k=5, min_p=0.1)), renamed={"top_k": "min_p", "min_p": "top_k"})
+    assert (sent["min_p"], sent["top_k"]) == (5, 0.1)
+
+
+def test_of_two_under_one_name_the_renamed_one_goes_out() -> None:
+    sent = as_sent(parse(chat(max_tokens=9, limit=500)), renamed={"max_tokens": "limit"}, added={"limit": 600})
+    assert sent["limit"] == 9
+
+
+def test_lists_know_parameters_by_the_names_that_customers_use() -> None:
+    parsed, renamed = parse(chat(seed=7, top_k=5)), {"seed": "dice", "top_k": "k"}
+    assert "dice" not in as_sent(parsed, renamed=renamed, denied=frozenset({"seed"}))
+    assert as_sent(parsed, renamed=renamed, allowed=frozenset({"seed"})).keys() == OURS | {"dice"}
+
+
+def test_what_a_backend_is_always_told_takes_the_place_of_what_customers_say() -> None:
+    added = {"top_k": 1, "provider": {"sort": "price"}}
+    sent = as_sent(parse(chat(top_k=5, provider="x")), allowed=frozenset({"seed"}), added=added)
+    assert {name: sent[name] for name in added} == added
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": True, "continuous_usage_stats": True}])
+def test_a_backend_is_asked_for_the_usage_as_it_can_answer(options: dict[str, bool] | None) -> None:
+    assert as_sent(parse(chat(stream=True)), stream_options=options).get("stream_options") == options
+    assert "stream_options" not in as_sent(parse(chat()), stream_options=options)
+
+
 def test_what_steers_a_backend_is_withheld() -> None:
     body = forwarded(**dict.fromkeys(requests.WITHHELD, 1))
     assert not requests.WITHHELD & set(body)

@@ -110,6 +110,10 @@ ROWS = [
     Row("the second choice first", [event({"content": "no"}, index=1), *START, event({}, index=1, finish_reason="stop"),
         END[0], usage(7, 4), DONE], asked={"n": 2}, tokens=(7, 4)),
     Row("usage on the finish", [*START, with_usage(END[0], 7, 2)]),
+    Row("usage in the choice", [*START, chunk(finish="stop").replace(b'"index"', b'"usage": {"prompt_tokens": 7, '
+        b'"completion_tokens": 2}, "index"'), DONE]),
+    Row("usage in a vendor's place", [*START, chunk(finish="stop", x_groq={"id": "req_1", "usage": {"prompt_tokens": 7,
+        "completion_tokens": 2, "queue_time": 0.07}}), DONE]),
     Row("usage on every chunk", [with_usage(START[0], 7, 1), with_usage(START[1], 7, 2), with_usage(END[0], 7, 2),
         DONE]),
     Row("usage without choices", [*START, END[0], END[1].replace(b'"choices": [], ', b""), DONE]),
