@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -59,11 +62,14 @@ class JsonObjectField(forms.CharField):
 
 
 class BackendForm(forms.ModelForm):
+    refused: Mapping[str, str] = {}  # Fields with an address that leads where no backend may be, and why.
+
     # Not the model's own fields, so that address, way and credential reach the instance only together, by `readdress`.
     address = forms.CharField(
         max_length=backends.ADDRESS_LENGTH,
         widget=forms.TextInput(attrs={"class": "vTextField"}),
-        help_text="Up to and with /v1, as an OpenAI client would be given it. If it changes, enter the API key again.",
+        help_text="Up to and with /v1, as an OpenAI client would be given it, such as https://api.deepseek.com/v1. If "
+        "it changes, enter the API key again.",
     )
     proxy = forms.CharField(
         required=False,
@@ -95,6 +101,7 @@ class BackendForm(forms.ModelForm):
     class Meta:
         model = Backend
         fields = ["name", "enabled", *LIMITS, *DIALECT]
+        help_texts = {"enabled": "Takes calls. Without it the backend is drained: what it began may finish."}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -105,27 +112,49 @@ class BackendForm(forms.ModelForm):
             "certificate": backend.ca_certificate,
             **self.initial,
         }
+        if backend.pk is None:
+            self.fields["api_key"].help_text = "Stored encrypted and never shown. Empty: the backend needs none."
+
+    def clean_address(self) -> str:
+        return self._checked("address", backends.checked_address)
+
+    def clean_proxy(self) -> str:
+        return self._checked("proxy", backends.checked_proxy)
+
+    def clean_certificate(self) -> str:
+        return self._checked("certificate", backends.checked_certificate)
+
+    def clean_api_key(self) -> str:
+        return self._checked("api_key", backends.checked_credential) if self.cleaned_data["api_key"] else ""
+
+    def _checked(self, field: str, check: Callable[[str], str]) -> str:
+        if field in self.refused:
+            raise forms.ValidationError(self.refused[field])
+        try:
+            return check(self.cleaned_data[field])
+        except backends.InvalidBackend as refusal:
+            raise forms.ValidationError(str(refusal)) from refusal
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or self.cleaned_data
         if given.get("api_key") and given.get("without_api_key"):
             self.add_error("without_api_key", "Enter an API key or say that there is none, not both.")
-        elif "address" in given:
-            credential = "" if given.get("without_api_key") else given.get("api_key") or None
-            try:
-                backends.readdress(
-                    self.instance,
-                    base_url=given["address"],
-                    credential=credential,
-                    ca_certificate=given.get("certificate"),
-                    proxy_url=given.get("proxy"),
-                )
-            except backends.CredentialNeeded as refusal:
-                self.add_error("api_key", str(refusal))
-            except backends.InvalidBackend as refusal:
-                self.add_error(None, str(refusal))
+        elif {"address", "proxy", "certificate", "api_key"} <= given.keys():
+            self._readdress(given)
         self._check_dialect(given)
         return given
+
+    def _readdress(self, given: dict[str, Any]) -> None:
+        try:
+            backends.readdress(
+                self.instance,
+                base_url=given["address"],
+                credential="" if given.get("without_api_key") else given["api_key"] or None,
+                ca_certificate=given["certificate"],
+                proxy_url=given["proxy"],
+            )
+        except backends.CredentialNeeded as refusal:
+            self.add_error("api_key", str(refusal))
 
     def _check_dialect(self, given: dict[str, Any]) -> None:
         renamed, added = given.get("renamed_parameters", {}), given.get("added_parameters", {})
@@ -140,41 +169,201 @@ class BackendForm(forms.ModelForm):
             self.add_error("added_parameters", str(refusal))
 
 
+def turn(verb: Callable[[QuerySet[Any]], list[Any]], word: str, description: str) -> Any:
+    """An action of a list of backends or of routes."""
+
+    @admin.action(description=description, permissions=["change"])
+    def action(admin_of: admin.ModelAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        turned = verb(queryset)
+        LogEntry.objects.log_actions(cast(User, request.user).pk, turned, CHANGE, f"{word}.")
+        names = ", ".join(map(str, turned)) or "nothing, all of them were so already"
+        messages.success(request, f"{word}: {names}.")
+
+    action.__name__ = word.lower()
+    return action
+
+
+DRAIN = turn(backends.drain, "Drained", "Drain: no more calls, running streams finish")
+RESUME = turn(backends.resume, "Resumed", "Resume: take calls again")
+
+
+@admin.display(description="costs us per 1M tokens")
+def _costs(route: Route) -> SafeString | str:
+    """The price in force, or the next one, of a route whose prices are prefetched, and where to set it."""
+    if route.pk is None:
+        return "-"
+    price = next(iter(route.prices.all()), None)
+    told = "unknown"
+    if price is not None:
+        told = (
+            f"in {per_million(price.input)}, cached {per_million(price.cached_input)}, out {per_million(price.output)}"
+        )
+        if price.starts_at > datetime.now(UTC):
+            told += f", from {price.starts_at:%Y-%m-%d %H:%M:%S} UTC"
+    address = f"{reverse('admin:gateway_routeprice_add')}?route={route.pk}"
+    return format_html('{} &middot; <a href="{}">Set</a>', told, address)
+
+
+costs: Column = _costs
+
+
+def with_costs(routes: QuerySet[Route]) -> QuerySet[Route]:
+    """With the prices that `costs` shows: the soonest first."""
+    lasting = RoutePrice.objects.filter(Q(ends_at=None) | Q(ends_at__gt=datetime.now(UTC))).order_by("starts_at")
+    return routes.prefetch_related(Prefetch("prices", lasting))
+
+
+class ServedInline(admin.TabularInline):
+    """The routes that are there. Their models stay: a field to choose one would run a query for every row."""
+
+    model = Route
+    fields = ["model", "backend_model", "priority", "weight", "enabled", costs]
+    readonly_fields = ["model", costs]
+    ordering = ["model__public_id"]
+    verbose_name_plural = "models that it serves"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Route]:
+        return with_costs(super().get_queryset(request).select_related("model", "backend"))
+
+    def has_add_permission(self, request: HttpRequest, obj: Backend | None = None) -> bool:
+        return False
+
+
+class NewRouteForm(forms.ModelForm):
+    backend_model = forms.CharField(
+        required=False,
+        max_length=backends.BACKEND_MODEL_LENGTH,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        help_text="The backend's own name of the model. Empty: the same as ours.",
+    )
+
+    class Meta:
+        model = Route
+        fields = ["model", "backend_model", "priority", "weight"]
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or self.cleaned_data
+        if "model" in given:
+            given["backend_model"] = given.get("backend_model") or given["model"].public_id
+            # Django checks this constraint only among the new rows.
+            if Route.objects.filter(backend=self.instance.backend_id, model=given["model"]).exists():
+                self.add_error("model", "The backend serves it already.")
+        return given
+
+
+class NewRouteInline(admin.TabularInline):
+    model = Route
+    form = NewRouteForm
+    autocomplete_fields = ["model"]
+    extra = 3
+    can_delete = False
+    verbose_name_plural = "more models"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Route]:
+        return super().get_queryset(request).none()
+
+    def has_change_permission(self, request: HttpRequest, obj: Backend | None = None) -> bool:
+        return self.has_add_permission(request, obj)
+
+    def has_view_permission(self, request: HttpRequest, obj: Backend | None = None) -> bool:
+        return self.has_add_permission(request, obj)
+
+
 @admin.register(Backend)
 class BackendAdmin(admin.ModelAdmin):
     form = BackendForm
-    list_display = ["name", "base_url", "has_api_key", "enabled", "created_at"]
+    list_display = ["name", "enabled", "base_url", "has_api_key", "serves", "created_at"]
     list_filter = ["enabled"]
     search_fields = ["name", "base_url"]
     ordering = ["name"]
-    readonly_fields = ["has_api_key", "served_models"]
+    readonly_fields = ["has_api_key"]
+    actions = [DRAIN, RESUME]
 
-    def get_fields(self, request: HttpRequest, obj: Backend | None = None) -> Any:
-        if obj is not None and not self.has_change_permission(request, obj):
-            place = ["base_url", "proxy_url", "ca_certificate", "has_api_key"]
-        else:
-            place = ["address", "proxy", "certificate", "has_api_key", "api_key", "without_api_key"]
-        return ["name", *place, "enabled", *LIMITS, *DIALECT, "served_models"]
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Backend]:
+        return super().get_queryset(request).prefetch_related("routes")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Backend | None = None) -> Any:
+        place = ["address", "has_api_key", "api_key", "without_api_key", "proxy", "certificate"]
+        if obj is None:
+            place = [field for field in place if field not in ("has_api_key", "without_api_key")]
+        elif not self.has_change_permission(request, obj):
+            place = ["base_url", "has_api_key", "proxy_url", "ca_certificate"]
+        return [
+            (None, {"fields": ["name", "enabled"]}),
+            ("Where it is", {"fields": place}),
+            ("How long and how much", {"fields": LIMITS, "classes": _closed(obj, LIMITS)}),
+            ("Its dialect", {"fields": DIALECT, "classes": _closed(obj, DIALECT)}),
+        ]
+
+    def get_inlines(self, request: HttpRequest, obj: Backend | None) -> list[Any]:
+        return [NewRouteInline] if obj is None else [ServedInline, NewRouteInline]
+
+    def get_form(self, request: HttpRequest, obj: Backend | None = None, change: bool = False, **options: Any) -> Any:
+        form: Any = super().get_form(request, obj, change=change, **options)
+        form.refused = getattr(request, "flint_refused", {})
+        return form
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Django saves in a transaction, in which nobody must wait for a name server: names are looked up before."""
+        if request.method == "POST":
+            request.flint_refused = self._refused(request, object_id)  # type: ignore[attr-defined]
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def _refused(self, request: HttpRequest, object_id: str | None) -> dict[str, str]:
+        """The fields with a new address that leads where no backend may be, and why."""
+        backend = self.get_object(request, unquote(object_id)) if object_id else Backend()
+        may = self.has_change_permission(request, backend) if object_id else self.has_add_permission(request)
+        refused: dict[str, str] = {}
+        if backend is None or not may:
+            return refused
+        for field, before in (("address", backend.base_url), ("proxy", backend.proxy_url)):
+            given = request.POST.get(field, "")
+            try:
+                if given.strip().rstrip("/") != before:
+                    backends.check_place(given)
+            except backends.InvalidBackend as refusal:
+                refused[field] = str(refusal)
+        return refused
 
     @admin.display(boolean=True, description="API key stored")
     def has_api_key(self, backend: Backend) -> bool:
         return bool(backend.credential)
 
     @admin.display(description="models")
-    def served_models(self, backend: Backend) -> SafeString:
-        routes = f"{reverse('admin:gateway_route_changelist')}?backend__id__exact={backend.pk}"
-        return format_html('<a href="{}">{} routes</a>', routes, backend.routes.count())
+    def serves(self, backend: Backend) -> SafeString:
+        routes = backend.routes.all()
+        told = f"{sum(route.enabled for route in routes)} of {len(routes)}" if routes else "none"
+        address = f"{reverse('admin:gateway_route_changelist')}?backend__id__exact={backend.pk}"
+        return format_html('<a href="{}">{}</a>', address, told)
+
+
+def _closed(backend: Backend | None, fields: list[str]) -> list[str]:
+    """A group of fields in which nothing is set is folded away."""
+    usual = Backend()
+    return [] if backend and any(getattr(backend, name) != getattr(usual, name) for name in fields) else ["collapse"]
 
 
 @admin.register(Route)
 class RouteAdmin(admin.ModelAdmin):
-    list_display = ["model", "backend", "backend_model", "priority", "weight", "enabled"]
+    list_display = ["model", "backend", "backend_model", "priority", "weight", "enabled", costs]
     list_editable = ["priority", "weight", "enabled"]
-    list_filter = ["backend", "enabled"]
+    list_filter = ["enabled", "backend"]
     list_select_related = ["model", "backend"]
     search_fields = ["model__public_id", "backend__name", "backend_model"]
     autocomplete_fields = ["model", "backend"]
     ordering = ["model__public_id", "priority", "id"]
+    fields = ["model", "backend", "backend_model", "priority", "weight", "enabled", costs]
+    readonly_fields = [costs]
+    actions = [DRAIN, RESUME]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Route]:
+        return with_costs(super().get_queryset(request))
 
 
 @admin.register(Attempt)

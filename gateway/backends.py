@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from cryptography import x509
 from django.db import transaction
+from django.db.models import QuerySet
 
 from billing import catalogue
 from gateway import addresses, credentials
@@ -25,6 +27,8 @@ CREDENTIAL_LENGTH = 4096
 CERTIFICATE_LENGTH = 65_536
 _HOST = re.compile(r"[a-z0-9._:-]+")  # A name, also one without a dot as containers have, or an IP address.
 _VISIBLE = re.compile(r"[!-~]+")
+
+Place = TypeVar("Place", Backend, Route)
 
 
 class InvalidBackend(Exception):
@@ -50,7 +54,7 @@ def save(*, name: str, base_url: str, credential: str | None, models: Mapping[st
         raise InvalidBackend(f"The backend's own name of a model has 1 to {BACKEND_MODEL_LENGTH} characters.")
     base_url = checked_address(base_url)
     if not Backend.objects.filter(name=name, base_url=base_url).exists():
-        _check_place(base_url)
+        check_place(base_url)
     with transaction.atomic():
         backend, _ = Backend.objects.get_or_create(name=name, defaults={"base_url": base_url})
         backend = Backend.objects.select_for_update(no_key=True).get(pk=backend.pk)
@@ -68,18 +72,14 @@ def readdress(
     ca_certificate: str | None = None,
     proxy_url: str | None = None,
 ) -> None:
-    """Set the address, the way there and the credential together; saving is the caller's.
+    """Set the address, the way there and the credential together; saving is the caller's, and so is `check_place`.
 
     `credential` None keeps the stored one, which only the same address and way allow; empty means that the backend
     needs none. None of the others keeps them as well. Raises InvalidBackend, CredentialNeeded.
     """
     base_url = checked_address(base_url)
-    ca_certificate = backend.ca_certificate if ca_certificate is None else _checked_certificate(ca_certificate)
-    proxy_url = backend.proxy_url if proxy_url is None else _checked_proxy(proxy_url)
-    if base_url != backend.base_url:
-        _check_place(base_url)
-    if proxy_url and proxy_url != backend.proxy_url:
-        _check_place(proxy_url)
+    ca_certificate = backend.ca_certificate if ca_certificate is None else checked_certificate(ca_certificate)
+    proxy_url = backend.proxy_url if proxy_url is None else checked_proxy(proxy_url)
     if credential is None and backend.credential:
         if base_url != backend.base_url:
             raise CredentialNeeded(
@@ -91,8 +91,28 @@ def readdress(
                 "API key again."
             )
     if credential is not None:
-        backend.credential = credentials.encrypt(_checked_credential(credential)) if credential else None
+        backend.credential = credentials.encrypt(checked_credential(credential)) if credential else None
     backend.base_url, backend.ca_certificate, backend.proxy_url = base_url, ca_certificate, proxy_url
+
+
+def drain(chosen: QuerySet[Place]) -> list[Place]:
+    """Give backends or routes no more calls; those that they have may finish. Returns those that took calls before.
+
+    Every process hears of it within two seconds.
+    """
+    return _turn(chosen, enabled=False)
+
+
+def resume(chosen: QuerySet[Place]) -> list[Place]:
+    """Give them calls again. Returns those that took none before."""
+    return _turn(chosen, enabled=True)
+
+
+def _turn(chosen: QuerySet[Place], *, enabled: bool) -> list[Place]:
+    with transaction.atomic():
+        turned = list(chosen.select_for_update(no_key=True, of=("self",)).filter(enabled=not enabled).order_by("pk"))
+        chosen.model.objects.filter(pk__in=[place.pk for place in turned]).update(enabled=enabled)
+    return turned
 
 
 def rotate_credentials() -> tuple[int, list[str]]:
@@ -128,7 +148,7 @@ def checked_address(base_url: str) -> str:
     return base_url
 
 
-def _checked_proxy(proxy_url: str) -> str:
+def checked_proxy(proxy_url: str) -> str:
     """Empty means none. Raises InvalidBackend."""
     proxy_url = proxy_url.strip().rstrip("/")
     if not proxy_url:
@@ -147,7 +167,7 @@ def _checked_proxy(proxy_url: str) -> str:
     return proxy_url
 
 
-def _checked_certificate(pem: str) -> str:
+def checked_certificate(pem: str) -> str:
     """Empty means those of public CAs. Raises InvalidBackend, without repeating what was entered."""
     pem = pem.replace("\r\n", "\n").strip()
     if not pem:
@@ -163,15 +183,20 @@ def _checked_certificate(pem: str) -> str:
     return pem
 
 
-def _check_place(address: str) -> None:
-    """Raises InvalidBackend."""
+def check_place(address: str) -> None:
+    """Where an address or a proxy leads. Its name is looked up, which may take two seconds: never in a transaction.
+
+    What is no address leads nowhere. Raises InvalidBackend.
+    """
     try:
-        addresses.check_host(urlsplit(address).hostname or "")
+        addresses.check_host(urlsplit(address.strip()).hostname or "")
     except addresses.AddressRefused as refusal:
         raise InvalidBackend(str(refusal)) from refusal
+    except ValueError:
+        return
 
 
-def _checked_credential(credential: str) -> str:
+def checked_credential(credential: str) -> str:
     """An HTTP header carries it, so it is visible ASCII."""
     if len(credential) > CREDENTIAL_LENGTH or not _VISIBLE.fullmatch(credential):
         raise InvalidBackend(f"An API key has at most {CREDENTIAL_LENGTH} ASCII characters and no spaces.")

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import html
+import socket
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.models import LogEntry
+from django.db import connections
 from django.urls import reverse
 
-from gateway import backends, credentials
+from accounts.models import User
+from billing.models import LanguageModel
+from gateway import backends, credentials, route_prices
 from gateway.models import Backend
 from tests import factories, people
 
 pytestmark = pytest.mark.django_db
 
+# The page of a new backend has no routes yet, so those that are to be added are its first.
+NEW = {"routes-INITIAL_FORMS": 0}
 HERE = "https://inference.example.test/v1"
 ELSEWHERE = "https://elsewhere.example.test/v1"
 
@@ -20,14 +29,22 @@ def stored() -> Backend:
     return backends.save(name=factories.unique("gpu"), base_url=HERE, credential="sk-secret", models={"glm-5": "glm-5"})
 
 
+def form(routes: Any = (), more: Any = (), **fields: Any) -> dict[str, Any]:
+    """What a browser sends of the page of a backend: its fields, its routes, and routes that are to be added."""
+    given = {"address": HERE, "api_key": "", "enabled": "on", "usage_in_streams": "last", **fields}
+    for prefix, rows, initial in (("routes", routes, len(routes)), ("routes-2", more, 0)):
+        given |= {f"{prefix}-TOTAL_FORMS": len(rows), f"{prefix}-INITIAL_FORMS": initial}
+        for at, row in enumerate(rows):
+            given |= {f"{prefix}-{at}-{name}": value for name, value in row.items()}
+    return given
+
+
 def post(backend: Backend, **changes: Any) -> str:
-    given = {
-        "name": backend.name,
-        "address": HERE,
-        "api_key": "",
-        "enabled": "on",
-        "usage_in_streams": "last",
-    } | changes
+    kept = [
+        {"id": route.pk, "backend_model": route.backend_model, "priority": route.priority, "weight": 1, "enabled": "on"}
+        for route in backend.routes.order_by("model__public_id")
+    ]
+    given = form(**{"name": backend.name, "routes": kept, **changes})
     response = people.superuser().post(reverse("admin:gateway_backend_change", args=[backend.pk]), given)
     backend.refresh_from_db()
     return response.content.decode()
@@ -99,10 +116,7 @@ def test_what_is_no_address_is_told() -> None:
 def test_a_backend_is_added() -> None:
     name = factories.unique("gpu")
 
-    people.superuser().post(
-        reverse("admin:gateway_backend_add"),
-        {"name": name, "address": HERE, "api_key": "sk-new", "enabled": "on", "usage_in_streams": "last"},
-    )
+    people.superuser().post(reverse("admin:gateway_backend_add"), form(name=name, api_key="sk-new"))
 
     backend = Backend.objects.get(name=name)
     assert (backend.base_url, credential_of(backend)) == (HERE, "sk-new")
@@ -194,3 +208,137 @@ def test_what_is_no_name_of_a_parameter_is_told() -> None:
 
     assert "has letters, digits and underscores" in html.unescape(post(backend, denied_parameters="top k"))
     assert backend.denied_parameters == []
+
+
+def routes_of(backend: Backend) -> list[tuple[str, str, int]]:
+    return list(backend.routes.order_by("pk").values_list("model__public_id", "backend_model", "priority"))
+
+
+def test_a_backend_with_three_models_is_one_form() -> None:
+    name = factories.unique("gpu")
+    ids = [factories.language_model().pk for _ in range(3)]
+    rows = [
+        {"model": pk, "backend_model": said, "priority": 1, "weight": 1}
+        for pk, said in zip(ids, ("a", "", "c"), strict=True)
+    ]
+
+    people.superuser().post(
+        reverse("admin:gateway_backend_add"), form(name=name, routes=[*rows, {"priority": 0, "weight": 1}]) | NEW
+    )
+
+    backend = Backend.objects.get(name=name)
+    public_ids = list(LanguageModel.objects.filter(pk__in=ids).order_by("pk").values_list("public_id", flat=True))
+    assert routes_of(backend) == [(public_ids[0], "a", 1), (public_ids[1], public_ids[1], 1), (public_ids[2], "c", 1)]
+
+
+def test_routes_are_changed_added_and_taken_away_on_the_page_of_their_backend() -> None:
+    backend = stored()
+    (route,) = backend.routes.all()
+    kept = {"id": route.pk, "backend_model": "theirs", "priority": 5, "weight": 1, "enabled": "on"}
+    other = factories.language_model()
+
+    post(backend, routes=[kept], more=[{"model": other.pk, "backend_model": "x", "priority": 0, "weight": 1}])
+    assert routes_of(backend) == [("glm-5", "theirs", 5), (other.public_id, "x", 0)]
+
+    post(backend, routes=[kept | {"DELETE": "on"}])
+    assert routes_of(backend) == [(other.public_id, "x", 0)]
+
+
+def test_a_model_that_a_backend_serves_already_is_not_added_again() -> None:
+    backend = stored()
+    model = backend.routes.get().model
+
+    page = post(backend, more=[{"model": model.pk, "backend_model": "x", "priority": 0, "weight": 1}])
+
+    assert "The backend serves it already." in page
+    assert routes_of(backend) == [("glm-5", "glm-5", 0)]
+
+
+def test_what_a_route_costs_us_is_shown_where_it_is() -> None:
+    backend = stored()
+    staff = people.superuser()
+    page = reverse("admin:gateway_backend_change", args=[backend.pk])
+    assert f'unknown &middot; <a href="/admin/gateway/routeprice/add/?route={backend.routes.get().pk}"' in str(
+        staff.get(page).content.decode()
+    )
+
+    route_prices.set_price(route=backend.routes.get(), input=70_000, output=280_000, now=datetime.now(UTC))
+
+    for address in (page, reverse("admin:gateway_route_changelist")):
+        assert "in $0.07, cached $0.07, out $0.28, from " in staff.get(address).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("address", "http://169.254.169.254/v1"), ("proxy", "http://127.0.0.1:1")]
+)
+def test_where_no_backend_may_be_is_told_at_its_field(field: str, value: str, settings: Any) -> None:
+    settings.BACKEND_NETWORKS = []
+    backend = stored()
+
+    page = post(backend, **{field: value, "api_key": "sk-again"})
+
+    assert f'<ul class="errorlist" id="id_{field}_error">' in page
+    assert (backend.base_url, backend.proxy_url) == (HERE, "")
+
+
+def test_a_name_that_leads_elsewhere_by_now_stops_no_other_change(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = stored()
+    settings.BACKEND_NETWORKS = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", ("127.0.0.1", 0))])
+
+    post(backend, enabled="")
+
+    assert backend.enabled is False
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_a_name_is_looked_up_before_the_transaction(add: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, database = stored(), connections["default"]
+    depth = len(database.atomic_blocks)  # The test itself runs in one.
+    seen: list[tuple[str, int]] = []
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        seen.append((host, len(database.atomic_blocks)))
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    changes = {"address": ELSEWHERE, "proxy": "http://proxy:3128", "api_key": "sk-other"}
+    if add:
+        people.superuser().post(reverse("admin:gateway_backend_add"), form(name=factories.unique("gpu"), **changes))
+    else:
+        post(backend, **changes)
+
+    assert seen == [("elsewhere.example.test", depth), ("proxy", depth)]
+    assert Backend.objects.filter(base_url=ELSEWHERE, proxy_url="http://proxy:3128").count() == 1
+
+
+def test_nothing_is_looked_up_for_staff_who_may_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = stored()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up"))
+    auditor = User.objects.create_user(f"{factories.unique('auditor')}@example.test", is_staff=True)
+
+    page = reverse("admin:gateway_backend_change", args=[backend.pk])
+    assert people.signed_in(auditor).post(page, form(name="x", address=ELSEWHERE)).status_code == 403
+
+
+@pytest.mark.parametrize("kind", ["backend", "route"])
+def test_draining_and_resuming_are_actions_of_both_lists_and_written_down(kind: str) -> None:
+    backend = stored()
+    place: Any = backend if kind == "backend" else backend.routes.get()
+    staff = people.superuser()
+
+    def act(action: str) -> str:
+        given = {"action": action, ACTION_CHECKBOX_NAME: place.pk}
+        answer = staff.post(reverse(f"admin:gateway_{kind}_changelist"), given, follow=True)
+        place.refresh_from_db()
+        return answer.content.decode()
+
+    assert f"Drained: {place}." in act("drained")
+    assert place.enabled is False
+    assert "Drained: nothing, all of them were so already." in act("drained")
+    assert f"Resumed: {place}." in act("resumed")
+    assert place.enabled is True
+    told = LogEntry.objects.filter(object_id=str(place.pk), content_type__model=kind).order_by("pk")
+    assert list(told.values_list("change_message", flat=True)) == ["Drained.", "Resumed."]

@@ -205,13 +205,25 @@ def test_what_cannot_be_used_is_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "proxy",
     ["proxy:3128", "https://proxy:3128", "http://proxy", "http://proxy:3128/x", "http://proxy:3128?x", "http://:1",
-     "http://user:secret@proxy:3128", "http://169.254.169.254:80", "socks5://proxy:1080"],
+     "http://user:secret@proxy:3128", "socks5://proxy:1080"],
 )  # fmt: skip
 def test_what_is_no_proxy_is_refused_without_repeating_it(proxy: str) -> None:
     with pytest.raises(backends.InvalidBackend) as refused:
         backends.readdress(Backend(), base_url=HERE, credential=None, proxy_url=proxy)
 
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["http://169.254.169.254:80", " http://127.1/v1 ", "https://[::ffff:10.0.0.1]/v1"])
+def test_what_leads_where_no_backend_may_be_is_refused(address: str, settings: Any) -> None:
+    settings.BACKEND_NETWORKS = []
+    with pytest.raises(backends.InvalidBackend):
+        backends.check_place(address)
+
+
+@pytest.mark.parametrize("address", ["", "nowhere", "http://[::1", "https://gpu.example.test/v1"])
+def test_what_leads_nowhere_yet_is_not_refused(address: str) -> None:
+    backends.check_place(address)
 
 
 @pytest.mark.parametrize(
