@@ -371,16 +371,17 @@ class AttemptAdmin(ReadOnlyAdmin):
     """The last ones first; those of one call are found by its id."""
 
     list_display = [
-        "started_at", "call_id", "number", "backend", "model", "result", "status", "first_event_ms", "duration_ms",
-        "input_tokens", "output_tokens", dollars("upstream_cost"),
+        "started_at", "call_id", "number", "backend", "model", "result", "fault", "status", "first_event_ms",
+        "duration_ms", "input_tokens", "output_tokens", dollars("upstream_cost"),
     ]  # fmt: skip
     list_select_related = ["model"]
+    list_filter = ["fault"]
     sortable_by = ()  # Another order than that of the index would sort the whole table.
     search_fields = ["call_id"]  # Shows the box; what is searched is decided below.
     search_help_text = "The id of a call."
     fields = [
-        "call_id", "number", "model", "backend", "started_at", "result", "status", "first_event_ms", "duration_ms",
-        "input_tokens", "output_tokens", "estimated", dollars("upstream_cost"),
+        "call_id", "number", "model", "backend", "started_at", "result", "fault", "status",
+        "first_event_ms", "duration_ms", "input_tokens", "output_tokens", "estimated", dollars("upstream_cost"),
     ]  # fmt: skip
 
     def get_search_results(

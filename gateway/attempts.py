@@ -38,6 +38,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     started_at: datetime
     result: Result
+    fault: str
     status: int | None
     first_event_ms: int | None
     duration_ms: int
@@ -74,8 +75,8 @@ def forget(*, now: datetime) -> int:
     return pruning.delete(old, at_once=FORGOTTEN_AT_ONCE)
 
 
-_COLUMNS = """call_id, number, model_id, backend, started_at, result, status, first_event_ms, duration_ms, input_tokens,
-    output_tokens, estimated, upstream_cost"""
+_COLUMNS = """call_id, number, model_id, backend, started_at, result, fault, status, first_event_ms, duration_ms,
+    input_tokens, output_tokens, estimated, upstream_cost"""
 
 # A batch whose answer was lost comes again.
 _NOTE = f"""
@@ -83,7 +84,7 @@ INSERT INTO gateway_attempt ({_COLUMNS})
 SELECT {_COLUMNS}
   FROM jsonb_to_recordset(%s::jsonb) AS made(
        call_id uuid, number smallint, model_id bigint, backend text, started_at timestamptz, result text,
-       status smallint, first_event_ms int, duration_ms int, input_tokens bigint, output_tokens bigint,
+       fault text, status smallint, first_event_ms int, duration_ms int, input_tokens bigint, output_tokens bigint,
        estimated boolean, upstream_cost bigint)
     ON CONFLICT (call_id, number) DO NOTHING
 """  # noqa: S608  # The columns are the constant above.

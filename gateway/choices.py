@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.faults import Fault
 from gateway.models import Attempt
 
 # What ends an answer, in the words of OpenAI. A word that is not here means `stop`: the backend did end the answer.
@@ -44,7 +45,7 @@ class BackendFailed(Exception):
     """The message is for our logs only.
 
     `status` is that of its answer, if it was not 200; `retry_after`, in seconds, is what the backend asked for;
-    `timed_out`: it may have worked all that time.
+    `timed_out`: it may have worked all that time. `fault` says what was wrong with what came, if anything came.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class BackendFailed(Exception):
         message: str,
         *,
         result: Attempt.Result = Attempt.Result.GARBAGE,
+        fault: Fault | None = None,
         status: int | None = None,
         retry_after: int | None = None,
         timed_out: bool = False,
     ) -> None:
         super().__init__(message)
         self.result = result
+        self.fault = fault or (Fault.WRONG_SHAPE if result is Attempt.Result.GARBAGE else None)
         self.status = status
         self.retry_after = retry_after
         self.timed_out = timed_out
@@ -68,7 +71,7 @@ def finish_reason(given: Any) -> str | None:
     if not given or not isinstance(given, str):
         return None
     if given in GIVEN_UP:
-        raise BackendFailed(f"it gave up: {given}")
+        raise BackendFailed(f"it gave up: {given}", fault=Fault.GIVEN_UP)
     return FINISH_REASONS.get(given, "stop")
 
 
@@ -272,7 +275,7 @@ def _whole_function(function: Any) -> dict[str, Any]:
 def _finished(given: dict[str, Any]) -> str:
     reason = finish_reason(given.get("finish_reason"))
     if reason is None:
-        raise BackendFailed("an answer without a finish")
+        raise BackendFailed("an answer without a finish", fault=Fault.NO_FINISH)
     return reason
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from billing.pricing import Price, Usage
+from gateway.faults import Fault
 from gateway.requests import Parsed
 
 BYTES_PER_TOKEN = 4  # Of ASCII: English prose and code have 4 to 5 with every vocabulary of the catalogue.
@@ -90,13 +91,13 @@ class Meter:
     choices: int = 1
     finish_reason: str = ""
     reported: Usage | None = None
-    disbelieved: bool = False  # The backend reported something that cannot be true.
     _begun: set[int] = field(default_factory=set)  # Choices, by index.
     _ended: set[int] = field(default_factory=set)
     _chunks: int = 0
     _deltas: int = 0
     _bytes: int = 0
     _reported_at: int = 0  # The bytes that had come when the backend last reported.
+    _doubt: Fault | None = None  # Why the last report was not believed.
 
     @property
     def finished(self) -> bool:
@@ -140,6 +141,15 @@ class Meter:
             return self.reported
         return self._estimated()
 
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with how the backend reported."""
+        usage = self.usage()
+        if self._doubt or usage is not self.reported:
+            return self._doubt or Fault.USAGE_MISSING
+        is_zero = not usage.input_tokens or (self._bytes > 0 and not usage.output_tokens)
+        return Fault.USAGE_ZERO if is_zero else None
+
     def _estimated(self) -> Usage:
         """A fair count: no chunk holds less than a token."""
         produced = max(self._deltas, -(-self._bytes // BYTES_PER_TOKEN))
@@ -151,15 +161,18 @@ class Meter:
         return max(self._deltas, self._bytes // BYTES_PER_TOKEN_AT_MOST) if self.choices > 1 else 0
 
     def _see_usage(self, usage: Any) -> None:
-        reported = read_usage(
-            usage,
-            most_input=self.context_tokens * self.prompts,
-            most_output=self.context_tokens * self.choices,
-        )
-        if reported is None or reported.output_tokens < self._least_of_several:
-            self.disbelieved = self.disbelieved or usage is not None
+        if usage is None:
+            return
+        most_input, most_output = self.context_tokens * self.prompts, self.context_tokens * self.choices
+        reported = read_usage(usage, most_input=most_input, most_output=most_output)
+        if reported is None:
+            self._doubt = _unbelievable(usage, most_input=most_input, most_output=most_output)
+        elif reported.output_tokens < self._least_of_several:
+            self._doubt = Fault.USAGE_SHORT
+        elif self.reported is not None and _fell(self.reported, reported):
+            self._doubt = Fault.USAGE_FELL
         else:
-            self.reported, self._reported_at = reported, self._bytes
+            self.reported, self._reported_at, self._doubt = reported, self._bytes, None
 
 
 def read_usage(usage: Any, *, most_input: int, most_output: int) -> Usage | None:
@@ -177,6 +190,23 @@ def read_usage(usage: Any, *, most_input: int, most_output: int) -> Usage | None
         cached_input_tokens=_part(usage, _CACHED, prompt, most_input),
         reasoning_tokens=_part(usage, _REASONING, completion, most_output),
     )
+
+
+def _unbelievable(usage: Any, *, most_input: int, most_output: int) -> Fault:
+    """Why such a usage was not read."""
+    if not isinstance(usage, dict):
+        return Fault.USAGE_MALFORMED
+    counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens", None if most_output else 0)]
+    if not all(type(count) in (int, float) for count in counts):
+        return Fault.USAGE_MALFORMED
+    if min(counts) < 0:
+        return Fault.USAGE_NEGATIVE
+    is_absurd = counts[0] > most_input or counts[1] > most_output
+    return Fault.USAGE_ABSURD if is_absurd else Fault.USAGE_MALFORMED
+
+
+def _fell(earlier: Usage, later: Usage) -> bool:
+    return later.input_tokens < earlier.input_tokens or later.output_tokens < earlier.output_tokens
 
 
 def usage_object(meter: Meter) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from billing.backlog import Backlog
 from billing.usage import Outcome, Record, Source
+from gateway.faults import Fault
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -36,6 +37,9 @@ _slots = Gauge(
     "Slots of a backend with a cap that this process uses.",
     ["backend"],
     registry=registry,
+)
+_faults = Counter(
+    "flint_backend_faults", "Attempts with something wrong in the answer.", ["backend", "fault"], registry=registry
 )
 _estimated = Counter(
     "flint_usage_estimated", "Calls whose backend sent no usage that can be true.", ["backend"], registry=registry
@@ -120,6 +124,10 @@ def tell_breakers(*, open_ones: Iterable[tuple[str, str, str]], probes: Iterable
     _probes.clear()
     for model, backend, result, count in probes:
         _probes.labels(model, backend, result).set(count)
+
+
+def count_fault(*, backend: str, fault: Fault) -> None:
+    _faults.labels(backend, fault).inc()
 
 
 def exposition(

@@ -20,6 +20,7 @@ from django.db.models.functions import Length, Now
 from django.db.models.lookups import Exact
 
 from billing.models import LanguageModel
+from gateway.faults import Fault
 
 # What a call says for itself, and words that some backend takes for it or prefers to it: a backend's settings must not
 # say it in its place. The length of the prompt and of the answer, and their number, are what the hold is made for.
@@ -189,6 +190,13 @@ class Attempt(models.Model):
     backend = models.CharField(max_length=100)
     started_at = models.DateTimeField()
     result = models.CharField(max_length=20, choices=Result.choices)
+    fault = models.CharField(
+        max_length=20,
+        choices=Fault.choices,
+        blank=True,
+        db_default="",  # Processes of the version before this column still write their attempts.
+        help_text="What was wrong with what came, if anything was.",
+    )
     status = models.PositiveSmallIntegerField(null=True, help_text="Of the backend's HTTP answer, if there was one.")
     first_event_ms = models.PositiveIntegerField(null=True, help_text="Of streams, since the attempt began.")
     duration_ms = models.PositiveIntegerField()
@@ -199,6 +207,8 @@ class Attempt(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["call_id", "number"], name="attempt_unique")]
+        # For who looks at the last ones of one kind.
+        indexes = [models.Index(fields=["fault", "-id"], name="attempt_faults", condition=~models.Q(fault=""))]
 
     def __str__(self) -> str:
         return f"attempt {self.number} of call {self.call_id}"

@@ -35,6 +35,7 @@ from gateway.choices import BackendFailed
 from gateway.directory import Model, Target
 from gateway.errors import BackendUnavailable, GatewayError, KeyDisabled, Unavailable
 from gateway.exchange import Exchange
+from gateway.faults import Fault
 from gateway.frames import Frames
 from gateway.limits import Lease
 from gateway.metering import Meter, usage_object
@@ -231,11 +232,12 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
     """One attempt, and what became of it. Raises what it raises."""
     started_at, before_ms = datetime.now(UTC), call.elapsed_ms
     result, status, retry_after = Result.LEFT, None, None
+    fault: Fault | None = None
     try:
         await _hurried(call, target, backends, _first_token_seconds(call, target, is_last=is_last))
         result = Result.OK
     except BackendFailed as failure:
-        result, status, retry_after = failure.result, failure.status, failure.retry_after
+        result, status, retry_after, fault = failure.result, failure.status, failure.retry_after, failure.fault
         raise
     except PromptRefused as refused:
         result, status = Result.PROMPT_REFUSED, refused.status
@@ -250,8 +252,11 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
             status=status,
             retry_after=retry_after,
         )
+        fault = fault or _fault(call, result)
         result = Result.OK if call.meter.finished else result
         metrics.count_attempt(backend=target.backend, model=call.model.public_id, result=result)
+        if fault:
+            metrics.count_fault(backend=target.backend, fault=fault)
         worked, exact = _worked(call, result)
         backends.journal.note(
             Made(
@@ -261,6 +266,7 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
                 backend=target.backend,
                 started_at=started_at,
                 result=result,
+                fault=fault or "",
                 status=200 if call.accepted or result in _ANSWERED else status,
                 first_event_ms=None if call.first_token_ms is None else call.first_token_ms - before_ms,
                 duration_ms=call.elapsed_ms - before_ms,
@@ -270,6 +276,16 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
                 upstream_cost=_cost(call, target, worked),
             )
         )
+
+
+def _fault(call: Call, result: Result) -> Fault | None:
+    """What is wrong with an attempt that did not fail by itself."""
+    left = result is Result.LEFT and not call.exchange.closed and call.stopped is None
+    if call.meter.overrun or (left and call.meter.finished):
+        return Fault.ENDLESS
+    if left:
+        return Fault.TOO_LONG
+    return call.meter.fault if result is Result.OK else None
 
 
 def _worked(call: Call, result: Result) -> tuple[Usage, bool]:
@@ -343,7 +359,9 @@ async def _attempt(call: Call, target: Target, backends: Backends) -> None:
                 return
     if not call.meter.finished:
         result = Result.BROKEN if call.accepted else Result.GARBAGE
-        raise BackendFailed(f"{target.backend}: the stream ended without a finish", result=result)
+        raise BackendFailed(
+            f"{target.backend}: the stream ended without a finish", result=result, fault=Fault.NO_FINISH
+        )
 
 
 async def _cut_off(call: Call) -> None:
@@ -360,8 +378,8 @@ def record_of(call: Call, outcome: Outcome) -> Record:
     assert call.target is not None  # noqa: S101  # It was sent somewhere, else it would be free.
     usage = call.meter.usage()
     exact = usage is call.meter.reported
-    if outcome is Outcome.COMPLETED and not exact:
-        what = "a usage that cannot be true" if call.meter.disbelieved else "no usage that counts all"
+    if outcome is Outcome.COMPLETED and not exact and call.meter.fault:
+        what = call.meter.fault.label
         logger.warning("call %s: backend %s sent %s, so tokens were estimated", call.id, call.target.backend, what)
     charge, clamped = charge_within(call.held, call.price, usage)
     return Record(

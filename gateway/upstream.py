@@ -25,6 +25,7 @@ import msgspec
 from gateway import addresses
 from gateway.choices import BackendFailed
 from gateway.directory import Target, Transport
+from gateway.faults import Fault
 from gateway.models import Attempt
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5  # With the look-up of the name and TLS.
 CONNECTIONS = 2000  # Of one process to one backend; a call that finds none free in time goes elsewhere.
 ANSWER_LIMIT = 64 * 2**20  # Bytes of a JSON answer.
-LINE_LIMIT = 2 * 2**20  # Bytes of one event.
+LINE_LIMIT = 2 * 2**20  # Bytes of one event, with whatever comes before it that is none.
 DRAIN_SECONDS = 1
 WORDS_LIMIT, WORDS_SECONDS = 64 * 2**10, 1  # Of what a backend says to a request that it refuses.
 BOM = b"\xef\xbb\xbf"
@@ -200,28 +201,40 @@ async def events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, An
     unless the JSON goes on in a second line.
     """
     begun: list[bytes] = []
+    skipped, other, came = 0, b"", False
     async for lines in _lines(response):
         for line in lines:
+            skipped += len(line)
             data = line[5:].strip() if line.startswith(b"data:") else b""
             if data == b"[DONE]":
                 response.flint_done = True  # type: ignore[attr-defined]  # The rest of the body is empty: see _let_go.
                 return
             if data and not begun and (event := _json(data)) is not None:
+                skipped, came = 0, True
                 yield _checked(event)
             elif data:
                 begun.append(data)
             elif begun and not line.strip():
+                skipped, came = 0, True
                 yield _checked(_json(b"\n".join(begun)))
                 begun = []
-        if sum(map(len, begun)) > LINE_LIMIT:
-            raise BackendFailed("an event that does not end")
+            elif not line.startswith(b":"):
+                other = other or line.strip()
+        if skipped > LINE_LIMIT:
+            raise BackendFailed("an event that does not end", fault=Fault.TOO_LARGE)
     if begun:
         yield _checked(_json(b"\n".join(begun)))
+    elif not came:
+        raise _no_answer(other)
 
 
 async def answer(response: aiohttp.ClientResponse) -> dict[str, Any]:
     """A whole JSON answer. Raises BackendFailed."""
-    return _checked(_json((await _read(response, ANSWER_LIMIT)).removeprefix(BOM)))
+    body = (await _read(response, ANSWER_LIMIT)).removeprefix(BOM)
+    decoded = _json(body)
+    if decoded is None:
+        raise _no_answer(body.strip())
+    return _checked(decoded)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
@@ -231,7 +244,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]
         async for piece in response.content.iter_any():
             *lines, rest = (rest + piece).split(b"\n")
             if len(rest) > LINE_LIMIT:
-                raise BackendFailed("an event that does not end")
+                raise BackendFailed("an event that does not end", fault=Fault.TOO_LARGE)
             if lines and first:
                 lines[0], first = lines[0].removeprefix(BOM), False
             yield lines
@@ -250,10 +263,21 @@ def _json(data: bytes) -> Any:
 
 def _checked(decoded: Any) -> dict[str, Any]:
     if decoded is None:
-        raise BackendFailed("something that is not JSON")
-    if not isinstance(decoded, dict) or decoded.get("error"):
-        raise BackendFailed("an error in place of an answer")
+        raise BackendFailed("something that is not JSON", fault=Fault.NOT_JSON)
+    if not isinstance(decoded, dict):
+        raise BackendFailed("something that is no object")
+    if decoded.get("error"):
+        raise BackendFailed("an error in place of an answer", fault=Fault.ERROR)
     return decoded
+
+
+def _no_answer(found: bytes) -> BackendFailed:
+    """What came in place of JSON or of events."""
+    if not found:
+        return BackendFailed("a 200 and nothing", fault=Fault.NOTHING)
+    if found.startswith(b"<"):
+        return BackendFailed("a web page", fault=Fault.HTML)
+    return BackendFailed("something that is no answer", fault=Fault.NOT_JSON)
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -263,7 +287,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
             pieces.append(piece)
             size += len(piece)
             if size > limit:
-                raise BackendFailed("an answer that does not end")
+                raise BackendFailed("an answer that does not end", fault=Fault.TOO_LARGE)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise _broken("the answer broke", error, Attempt.Result.BROKEN) from None
     return b"".join(pieces)

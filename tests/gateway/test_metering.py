@@ -16,6 +16,7 @@ from flint.sandbox.demo_backend import prompts
 from flint.sandbox.demo_backend.prompts import PrefixCache
 from gateway import metering, requests
 from gateway.chat import ChatCompletionRequest
+from gateway.faults import Fault
 from gateway.metering import Meter
 from gateway.requests import Dialect
 from tests.gateway.customers import chat
@@ -208,7 +209,7 @@ def test_a_count_of_one_of_several_choices_is_not_believed() -> None:
     for index in (0, 1):
         see(two, finish="stop", index=index, usage={"prompt_tokens": 11, "completion_tokens": 3})
     assert two.usage() == Usage(12, 6)
-    assert two.disbelieved
+    assert two.fault is Fault.USAGE_SHORT
     see(two, usage={"prompt_tokens": 11, "completion_tokens": 6})
     assert two.usage() == Usage(11, 6)
 
@@ -257,6 +258,15 @@ def test_running_usage_is_believed_until_something_comes_after_it() -> None:
     assert one.usage() == Usage(12, 2)
     see(one, finish="stop", usage={"prompt_tokens": 9, "completion_tokens": 2})
     assert one.usage() == Usage(9, 2)
+
+
+def test_a_count_that_falls_is_not_believed() -> None:
+    one = meter()
+    see(one, "a", usage={"prompt_tokens": 9, "completion_tokens": 3})
+    see(one, finish="stop", usage={"prompt_tokens": 0, "completion_tokens": 0})
+    assert (one.usage(), one.fault) == (Usage(9, 3), Fault.USAGE_FELL)
+    see(one, usage={"prompt_tokens": 9, "completion_tokens": 3})
+    assert (one.usage(), one.fault) == (Usage(9, 3), None)
 
 
 def test_a_usage_that_came_before_the_text_is_not_what_was_used() -> None:
