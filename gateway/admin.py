@@ -18,7 +18,7 @@ from django.db import models
 from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -28,7 +28,7 @@ from billing.admin import base
 from billing.admin.base import Column, ReadOnlyAdmin, dollars
 from billing.admin.catalogue import RateField
 from billing.templatetags.money import per_million
-from gateway import backends, dialects, route_prices
+from gateway import backends, dialects, operator_pages, route_prices
 from gateway.models import Attempt, Backend, Route, RoutePrice
 
 LIMITS = ["max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"]
@@ -278,6 +278,9 @@ class BackendAdmin(admin.ModelAdmin):
     ordering = ["name"]
     readonly_fields = ["has_api_key"]
     actions = [DRAIN, RESUME]
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*operator_pages.URLS, *super().get_urls()]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Backend]:
         return super().get_queryset(request).prefetch_related("routes")

@@ -108,6 +108,12 @@ async def read(database: AsyncConnection[object]) -> Directory:
     return Directory(models, await pricing.load_schedule(database), await _read_targets(database))
 
 
+async def read_target(database: AsyncConnection[object], route_id: int) -> Target | None:
+    """That of one route, also where it gets no calls. None where it is gone, or no key opens its credential."""
+    found = await _read_targets(database, route_id)
+    return next((target for targets in found.values() for target in targets), None)
+
+
 def _over(price: Price, at: datetime) -> bool:
     return price.ends_at is not None and price.ends_at <= at
 
@@ -122,11 +128,12 @@ async def _read_prices(database: AsyncConnection[object]) -> dict[int, tuple[Pri
     return prices
 
 
-async def _read_targets(database: AsyncConnection[object]) -> dict[int, list[Target]]:
+async def _read_targets(database: AsyncConnection[object], route_id: int | None = None) -> dict[int, list[Target]]:
+    """By model: those that get calls, or the one of a route."""
     prices = await _read_prices(database)
     targets: dict[int, list[Target]] = defaultdict(list)
     async with database.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_ROUTES)
+        await cursor.execute(_ROUTES, {"route": route_id})
         for route_id, model_id, backend, base_url, credential, name, priority, weight, *rest in await cursor.fetchall():
             try:
                 plaintext = credentials.decrypt(bytes(credential)) if credential else None
@@ -159,7 +166,8 @@ SELECT route.id, route.model_id, backend.name, backend.base_url, backend.credent
        backend.ca_certificate, backend.proxy_url, backend.connect_seconds,
        backend.first_token_seconds, backend.idle_seconds, backend.max_concurrent
   FROM gateway_route route JOIN gateway_backend backend ON backend.id = route.backend_id
- WHERE route.enabled AND backend.enabled ORDER BY route.id
+ WHERE CASE WHEN %(route)s::bigint IS NULL THEN route.enabled AND backend.enabled ELSE route.id = %(route)s END
+ ORDER BY route.id
 """
 
 _PRICES = """

@@ -31,6 +31,9 @@ SAID_BY_THE_CALL = [
     "stream_options", "suffix", "tools", "use_beam_search", "web_search_options",
 ]  # fmt: skip
 
+# What an attempt may come to without a fault of the backend. Everything else is a failure.
+NO_FAILURES = ("ok", "prompt_refused", "left")
+
 
 def parameter_names(names: list[str]) -> None:
     """Raises ValidationError."""
@@ -207,8 +210,12 @@ class Attempt(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["call_id", "number"], name="attempt_unique")]
-        # For who looks at the last ones of one kind.
-        indexes = [models.Index(fields=["fault", "-id"], name="attempt_faults", condition=~models.Q(fault=""))]
+        indexes = [
+            # For who looks at the last ones of one kind.
+            models.Index(fields=["fault", "-id"], name="attempt_faults", condition=~models.Q(fault="")),
+            # Failures are few, and asked for by who looks at how backends do.
+            models.Index(fields=["call_id"], condition=~models.Q(result__in=NO_FAILURES), name="attempt_failed"),
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.number} of call {self.call_id}"
