@@ -9,6 +9,7 @@ ADMISSION = "gateway/admission.py"
 RELAY = "gateway/relay.py"
 RECORDER = "gateway/recorder.py"
 PROCESS = "gateway/process.py"
+BREAKER_LUA = "gateway/breaker.lua"
 
 _ASYNCIO = Edit(CALLS, "from datetime import UTC, datetime\n", "import asyncio\nfrom datetime import UTC, datetime\n")
 _RECORDED = "    durable = await process.recorder.record(record)\n"
@@ -211,4 +212,43 @@ HEARTBEAT = (
     ),
 )
 
-ROAD = (*ENTRY, *ADMIT, *ANSWER, *SLOTS, *RECORD, *HEARTBEAT)
+BREAKERS = (
+    Mutant(
+        "breaker-never-opens",
+        "A backend that keeps failing is asked for ever.",
+        "tests/gateway/test_breaker.py::test_five_failures_in_a_row_open_it_for_every_process",
+        (Edit(BREAKER_LUA, "    if several or now - state.doubted_at >= patience then", "    if false then"),),
+    ),
+    Mutant(
+        "breaker-never-closes",
+        "A mended backend is left alone for ever.",
+        "tests/gateway/test_breaker.py::test_after_the_pause_one_call_of_one_process_finds_out[True]",
+        (Edit(BREAKER_LUA, "        state = fresh(state)\n", "        state.prober = ''\n"),),
+    ),
+    Mutant(
+        "breaker-lets-all-through",
+        "After the pause everybody's calls go to a backend of which nobody knows whether it is well.",
+        "tests/gateway/test_breaker.py::test_after_the_pause_one_call_of_one_process_finds_out",
+        (Edit("gateway/breaker.py", "            found.mine_until = 0\n", ""),),
+    ),
+    Mutant(
+        "breaker-of-one-customer",
+        "One customer's poisoned requests shut a backend for everybody.",
+        "tests/gateway/test_breaker.py::test_one_customer_cannot_open_it_unless_a_probe_fails_as_well",
+        (Edit(BREAKER_LUA, "together(state.whose, state.whose_before) == 'several'", "true"),),
+    ),
+    Mutant(
+        "probe-unheard",
+        "A worker's good probe does not close the breaker.",
+        "tests/gateway/test_rounds.py::test_a_dead_one_is_known_after_two_probes_and_a_mended_one_after_one",
+        (Edit("gateway/rounds.py", 'probe="good" if is_well else "bad"', 'probe="bad"'),),
+    ),
+    Mutant(
+        "probe-by-every-worker",
+        "Every worker probes, and pays for it.",
+        "tests/gateway/test_rounds.py::test_one_worker_makes_the_round",
+        (Edit("gateway/rounds.py", "            if lock.acquire():\n", "            if lock.acquire() or True:\n"),),
+    ),
+)
+
+ROAD = (*ENTRY, *ADMIT, *ANSWER, *SLOTS, *BREAKERS, *RECORD, *HEARTBEAT)
