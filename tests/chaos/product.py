@@ -110,7 +110,8 @@ class Product:
             "GATEWAY_IDLE_SECONDS": str(IDLE_SECONDS),
             "GATEWAY_ANSWER_SECONDS": str(IDLE_SECONDS),
             "GATEWAY_LONGEST_CALL_SECONDS": "120",
-            "GATEWAY_BREAKER_SECONDS": "0",  # The backend is to be asked while it fails: that is the fault.
+            "GATEWAY_BREAKER_SECONDS": "1",  # Short, so that a backend is asked often while it fails.
+            "GATEWAY_PROBE_SECONDS": "10",
             "PYTHONUNBUFFERED": "1",
         }
 

@@ -94,7 +94,7 @@ def journal_line(event: str, serial: int, **fields: Any) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def test_the_journal_is_read_over_all_lives_and_past_broken_lines(tmp_path: Path) -> None:
+def test_the_journal_is_read_over_all_lives_past_broken_lines_and_probes(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     asked = {"model": "m", "stream": True, "choices": 2, "max_tokens": 10, "prompt_tokens": 5, "cached_tokens": 0}
     accepted: dict[str, Any] = {"accepted_at": "2026-03-04T05:06:07.250000+00:00", **asked}
@@ -107,6 +107,7 @@ def test_the_journal_is_read_over_all_lives_and_past_broken_lines(tmp_path: Path
         + journal_line("ended", 9, ended_at="2026-03-04T05:06:09+00:00", **served)
         + journal_line("refused", 2, boot="b2", status=503)
         + journal_line("accepted", 3, **accepted, boot="b2", call_id=None, attempt=None)
+        + journal_line("accepted", 5, **accepted, boot="b2", attempt="0")
         + journal_line("accepted", 4, **(accepted | {"max_tokens": None}), boot="b2")
     )
     running, ended, unbounded = read_journal(journal)

@@ -16,6 +16,8 @@ from uuid import UUID
 
 from tests.chaos.judge.prices import Tokens
 
+PROBE = 0  # In place of the number of an attempt.
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -115,10 +117,12 @@ def _journal_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _attempt(entry: dict[str, Any]) -> Attempt | None:
-    """None where the call did not come through a gateway."""
+    """None where the call did not come through a gateway, and for a worker's probe: that is no customer's."""
     try:
         call_id, number = UUID(entry["call_id"]), int(entry["attempt"])
     except (TypeError, ValueError):
+        return None
+    if number == PROBE:
         return None
     ended_at = entry.get("ended_at")
     return Attempt(
