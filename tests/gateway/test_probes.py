@@ -84,7 +84,7 @@ def test_a_probe_says_nothing_that_the_backend_does_not_take(backend: ScriptedBa
     [
         (JSON_HEAD.replace(b"200 OK", b"503 Away"), b"sk-canary", Result.STATUS, 503, "gpu: status 503"),
         (JSON_HEAD.replace(b"200 OK", b"401 Who"), b"sk-canary", Result.STATUS, 401, "gpu: status 401"),
-        (JSON_HEAD, b"<html>sk-canary", Result.GARBAGE, None, "something that is not JSON"),
+        (JSON_HEAD, b"<html>sk-canary", Result.GARBAGE, None, "a web page"),
         (JSON_HEAD, b'{"choices": []}', Result.GARBAGE, None, "an answer without choices"),
         (
             REFUSAL,
