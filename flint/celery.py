@@ -1,11 +1,15 @@
 """The Celery app and the periodic schedule."""
 
 import os
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from celery import Celery, Task, signals
 from kombu.transport.redis import Channel
+
+from billing import chores
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flint.settings")
 
@@ -34,6 +38,20 @@ def _end_to_log(**_ignored: Any) -> None:
     structlog.contextvars.clear_contextvars()
 
 
+@signals.before_task_publish.connect
+def _say_when(headers: dict[str, Any], **_ignored: Any) -> None:
+    headers["sent_at"] = time.time()
+
+
+@signals.task_success.connect
+def _note_done(sender: Task[..., Any], **_ignored: Any) -> None:
+    """Celery logs what fails in here, and goes on."""
+    every = _EVERY_SECONDS.get(sender.name)
+    sent_at = sender.request.get("sent_at")
+    if every is not None and sent_at is not None:
+        chores.note_done(name=sender.name, every_seconds=every, sent_at=datetime.fromtimestamp(sent_at, UTC))
+
+
 # A task that waited longer than its own interval is stale: the next one does its work.
 app.conf.beat_schedule = {
     name: {"task": f"{app_name}.tasks.{name}", "schedule": seconds, "options": {"expires": max(seconds, 10)}}
@@ -48,3 +66,4 @@ app.conf.beat_schedule = {
         ("gateway", "forget_attempts", 3600),
     )
 }
+_EVERY_SECONDS: dict[str, int] = {entry["task"]: entry["schedule"] for entry in app.conf.beat_schedule.values()}

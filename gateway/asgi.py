@@ -53,6 +53,7 @@ class Gateway:
             unwritten=len(self.process.recorder.unwritten),
             slots=self.process.slots.in_use(),
             backlog=backlog,
+            chores=self.process.chores,
             read_at=read_at,
         )
 

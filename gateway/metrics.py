@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.exposition import generate_latest
 
 from billing.backlog import Backlog
+from billing.chores import Chores
 from billing.usage import Outcome, Record, Source
 from gateway.faults import Fault
 
@@ -65,6 +66,11 @@ _first_token = Histogram(
     buckets=SECONDS,
     registry=registry,
 )
+_promises = Gauge(
+    "flint_promise_broken", "Rows that break it, as the last proof found.", ["promise"], registry=registry
+)
+_tasks = Gauge("flint_task_age_seconds", "Since it last did its work.", ["task"], registry=registry)
+_intervals = Gauge("flint_task_interval_seconds", "How often it is due.", ["task"], registry=registry)
 _now = {
     name: Gauge(f"flint_{name}", text, registry=registry)
     for name, text in {
@@ -78,6 +84,8 @@ _now = {
         "holds_overdue": "Holds past their time: the sweeper does not run.",
         "silent_processes": "Gateway processes without a heartbeat that are not swept yet.",
         "late_records": "Records that came after their call was closed, and wait for a person.",
+        "queue_age_seconds": "Since the last periodic message was sent that a worker has done; 5 s while all is well.",
+        "promises_age_seconds": "Since the last proof of the books.",
         "stray_records": "Records in the DEFAULT partition.",
     }.items()
 }
@@ -131,9 +139,18 @@ def count_fault(*, backend: str, fault: Fault) -> None:
 
 
 def exposition(
-    *, ready: bool, running: int, unwritten: int, slots: Mapping[str, int], backlog: Backlog | None, read_at: float
+    *,
+    ready: bool,
+    running: int,
+    unwritten: int,
+    slots: Mapping[str, int],
+    backlog: Backlog | None,
+    chores: Chores | None,
+    read_at: float,
 ) -> bytes:
     """All of it, in Prometheus' text format. `slots` are those in use, by backend."""
+    if chores is not None:
+        _tell_chores(chores)
     _now["ready"].set(ready)
     _now["running_calls"].set(running)
     _now["unwritten_records"].set(unwritten)
@@ -150,3 +167,13 @@ def exposition(
         _now["late_records"].set(backlog.late_records)
         _now["stray_records"].set(backlog.stray_records)
     return generate_latest(registry)
+
+
+def _tell_chores(chores: Chores) -> None:
+    _now["queue_age_seconds"].set(chores.queue_age)
+    _now["promises_age_seconds"].set(chores.proof_age)
+    for promise, broken in chores.broken_promises.items():
+        _promises.labels(promise).set(broken)
+    for task, age in chores.task_ages.items():
+        _tasks.labels(task).set(age)
+        _intervals.labels(task).set(chores.task_intervals[task])

@@ -18,8 +18,9 @@ from collections.abc import Awaitable, Callable, Set
 from uuid import UUID
 
 from apikeys import keys
-from billing import backlog, holds, ledger, pricing, usage
+from billing import backlog, chores, holds, ledger, pricing, usage
 from billing.backlog import Backlog
+from billing.chores import Chores
 from billing.usage import Outcome
 from gateway import attempts, authentication, breaker, directory, limits, metrics
 from gateway.admission import Admission
@@ -64,6 +65,7 @@ class GatewayProcess:
         self.running: dict[UUID, Call] = {}
         self.refusals: Counter[tuple[int | None, int, str]] = Counter()
         self.backlog: tuple[Backlog | None, float] = (None, time.monotonic())  # And when it was read.
+        self.chores: Chores | None = None  # Read with it.
         self._directory: Directory | None = None
         self._stopping = False
         self._read_at = self._beaten_at = -float("inf")
@@ -186,6 +188,7 @@ class GatewayProcess:
         async with self.pools.main.connection() as database:
             read_at = time.monotonic()
             found = await backlog.read(database)
+            self.chores = await chores.read(database)
         self.backlog = found, read_at
         if (lag := found.settlement_lag_seconds) > backlog.BEHIND_SECONDS:
             logger.error("settlement is %.0f s behind: does a Celery worker run?", lag)

@@ -29,7 +29,9 @@ from billing.models import (
     KeyBudget,
     LanguageModel,
     LateUsageRecord,
+    PeriodicTask,
     PriceVersion,
+    PromiseCheck,
     RefusedCalls,
     ReleasedHolds,
     Transfer,
@@ -46,6 +48,7 @@ pytestmark = pytest.mark.django_db
 MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
+    PeriodicTask, PromiseCheck,
     Attempt,
 ]  # fmt: skip
 OURS = [
@@ -84,6 +87,8 @@ def one_of_each() -> Account:
     ReleasedHolds.objects.create(account=account, hour=hour, reason="failed", calls=1)
     RefusedCalls.objects.create(account=account, hour=hour, status=402, code="insufficient_balance", calls=1)
     GatewayProcess.objects.create(boot=uuid4(), host="host", pid=1)
+    PeriodicTask.objects.create(name=uuid4().hex, every_seconds=10, sent_at=now)
+    PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     model = factories.language_model()
     factories.attempt(model)
     factories.price(model)

@@ -9,6 +9,8 @@ from billing.admin.base import CustomerRowsAdmin, ReadOnlyAdmin, dollars
 from billing.models import (
     BooksCheck,
     CreditLot,
+    PeriodicTask,
+    PromiseCheck,
     Transfer,
     Wallet,
 )
@@ -69,3 +71,13 @@ class BooksCheckAdmin(ReadOnlyAdmin):
     @admin.display(description="account")
     def account(self, check: BooksCheck) -> str:
         return str(check.wallet.account)
+
+
+@admin.register(PromiseCheck)
+class PromiseCheckAdmin(ReadOnlyAdmin):
+    list_display = ["promise", "broken", "checked_at"]
+
+
+@admin.register(PeriodicTask)
+class PeriodicTaskAdmin(ReadOnlyAdmin):
+    list_display = ["name", "every_seconds", "sent_at", "done_at"]

@@ -1,6 +1,8 @@
-"""The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage)."""
+"""The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), the work in the
+background (chores)."""
 
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
+from billing.models.chores import PeriodicTask, PromiseCheck
 from billing.models.usage import (
     GatewayProcess,
     Hold,
@@ -22,8 +24,10 @@ __all__ = [
     "LanguageModel",
     "LateUsageRecord",
     "LedgerAccount",
+    "PeriodicTask",
     "PriceRate",
     "PriceVersion",
+    "PromiseCheck",
     "RefusedCalls",
     "ReleasedHolds",
     "Transfer",

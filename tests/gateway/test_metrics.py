@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from billing import books
+from billing.models import PromiseCheck
+from billing.tasks import check_books, settle_pending
 from tests.gateway import wire
 from tests.gateway.conftest import CANARY_CREDENTIAL, INPUT_RATE, Lab, listed
 from tests.gateway.customers import chat, customer
@@ -17,6 +21,7 @@ from tests.stack import Stack, WebProcess, until
 
 pytestmark = pytest.mark.usefixtures("committed")
 
+PROMISES = [promise.name for promise in books.PROMISES]
 PROMPT = "canary-prompt-of-metrics"
 
 
@@ -94,6 +99,28 @@ def test_what_only_the_database_knows_is_told_with_its_age(web: WebProcess) -> N
     assert told["flint_settlement_lag_seconds{}"] >= 0
     assert told["flint_unwritten_records{}"] == 0
     assert told["process_resident_memory_bytes{}"] > 0
+
+
+def test_what_the_schedule_sends_and_the_proof_of_the_books_are_told_with_their_age(web: WebProcess) -> None:
+    """The worker of the tests has no beat: what is told of a task is what this test has sent."""
+    sent_at = time.time()
+    settle_pending.apply_async()
+    check_books.apply_async()
+    task, proof = "flint_task_age_seconds{billing.tasks.settle_pending}", "flint_promises_age_seconds{}"
+
+    def fresh() -> dict[str, float]:
+        told, since = scraped(web), time.time() - sent_at
+        return told if told.get(task, since) < since and told[proof] < since else {}
+
+    told = until(fresh, 25)
+    assert told["flint_task_interval_seconds{billing.tasks.settle_pending}"] == 5
+    assert 0 < told[task] <= told["flint_queue_age_seconds{}"] < time.time() - sent_at
+    assert {name: told[f"flint_promise_broken{{{name}}}"] for name in PROMISES} == found_of(PROMISES)
+    assert not [name for name in told if "settle_usage" in name]
+
+
+def found_of(promises: list[str]) -> dict[str, int]:
+    return {promise: PromiseCheck.objects.get(promise=promise).broken for promise in promises}
 
 
 def test_a_running_call_is_told_while_it_runs(web: WebProcess, lab: Lab) -> None:
