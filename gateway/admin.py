@@ -12,7 +12,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.widgets import AdminSplitDateTime
+from django.contrib.admin.widgets import AdminSplitDateTime, RelatedFieldWidgetWrapper
 from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models import Prefetch, Q, QuerySet
@@ -67,14 +67,14 @@ class BackendForm(forms.ModelForm):
     # Not the model's own fields, so that address, way and credential reach the instance only together, by `readdress`.
     address = forms.CharField(
         max_length=backends.ADDRESS_LENGTH,
-        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        widget=forms.TextInput(attrs={"class": "vURLField"}),
         help_text="Up to and with /v1, as an OpenAI client would be given it, such as https://api.deepseek.com/v1. If "
         "it changes, enter the API key again.",
     )
     proxy = forms.CharField(
         required=False,
         max_length=backends.ADDRESS_LENGTH,
-        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        widget=forms.TextInput(attrs={"class": "vURLField"}),
         help_text="Such as http://proxy:3128, without a password. Empty: directly. It looks the backend's name up by "
         "itself. If it changes, enter the API key again.",
     )
@@ -221,6 +221,7 @@ class ServedInline(admin.TabularInline):
     readonly_fields = ["model", costs]
     ordering = ["model__public_id"]
     verbose_name_plural = "models that it serves"
+    classes = ["served"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Route]:
         return with_costs(super().get_queryset(request).select_related("model", "backend"))
@@ -257,10 +258,17 @@ class NewRouteInline(admin.TabularInline):
     autocomplete_fields = ["model"]
     extra = 3
     can_delete = False
-    verbose_name_plural = "more models"
+    verbose_name, verbose_name_plural = "model", "models to add"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Route]:
         return super().get_queryset(request).none()
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        """Without the buttons that lead away from the form."""
+        field = super().formfield_for_dbfield(db_field, request, **options)
+        if field is not None and isinstance(field.widget, RelatedFieldWidgetWrapper):
+            field.widget = field.widget.widget
+        return field
 
     def has_change_permission(self, request: HttpRequest, obj: Backend | None = None) -> bool:
         return self.has_add_permission(request, obj)
@@ -272,7 +280,7 @@ class NewRouteInline(admin.TabularInline):
 @admin.register(Backend)
 class BackendAdmin(admin.ModelAdmin):
     form = BackendForm
-    list_display = ["name", "enabled", "base_url", "has_api_key", "serves", "created_at"]
+    list_display = ["name", "enabled", "base_url", "has_api_key", "serves"]
     list_filter = ["enabled"]
     search_fields = ["name", "base_url"]
     ordering = ["name"]
@@ -294,8 +302,8 @@ class BackendAdmin(admin.ModelAdmin):
         return [
             (None, {"fields": ["name", "enabled"]}),
             ("Where it is", {"fields": place}),
-            ("How long and how much", {"fields": LIMITS, "classes": _closed(obj, LIMITS)}),
-            ("Its dialect", {"fields": DIALECT, "classes": _closed(obj, DIALECT)}),
+            ("Its limits", {"fields": LIMITS, "classes": _closed(obj, LIMITS)}),
+            ("Its dialect: what it takes, and in which words", {"fields": DIALECT, "classes": _closed(obj, DIALECT)}),
         ]
 
     def get_inlines(self, request: HttpRequest, obj: Backend | None) -> list[Any]:
@@ -354,7 +362,7 @@ def _closed(backend: Backend | None, fields: list[str]) -> list[str]:
 
 @admin.register(Route)
 class RouteAdmin(admin.ModelAdmin):
-    list_display = ["model", "backend", "backend_model", "priority", "weight", "enabled", costs]
+    list_display = ["model", "backend", "enabled", "priority", "weight", costs, "backend_model"]
     list_editable = ["priority", "weight", "enabled"]
     list_filter = ["enabled", "backend"]
     list_select_related = ["model", "backend"]
@@ -374,8 +382,8 @@ class AttemptAdmin(ReadOnlyAdmin):
     """The last ones first; those of one call are found by its id."""
 
     list_display = [
-        "started_at", "call_id", "number", "backend", "model", "result", "fault", "status", "first_event_ms",
-        "duration_ms", "input_tokens", "output_tokens", dollars("upstream_cost"),
+        "started_at", "result", "fault", "status", "backend", "model", "duration_ms", "first_event_ms", "input_tokens",
+        "output_tokens", dollars("upstream_cost"), "call_id", "number",
     ]  # fmt: skip
     list_select_related = ["model"]
     list_filter = ["fault"]
@@ -383,9 +391,14 @@ class AttemptAdmin(ReadOnlyAdmin):
     search_fields = ["call_id"]  # Shows the box; what is searched is decided below.
     search_help_text = "The id of a call."
     fields = [
-        "call_id", "number", "model", "backend", "started_at", "result", "fault", "status",
-        "first_event_ms", "duration_ms", "input_tokens", "output_tokens", "estimated", dollars("upstream_cost"),
+        "call", "number", "model", "backend", "started_at", "result", "fault", "status", "first_event_ms",
+        "duration_ms", "input_tokens", "output_tokens", "estimated", dollars("upstream_cost"),
     ]  # fmt: skip
+
+    @admin.display(description="call")
+    def call(self, attempt: Attempt) -> SafeString:
+        attempts = f"{reverse('admin:gateway_attempt_changelist')}?q={attempt.call_id}"
+        return format_html('{} &middot; <a href="{}">All its attempts</a>', attempt.call_id, attempts)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

@@ -30,9 +30,9 @@ def dollars(field: str) -> Column:
     """A column that shows an amount in pico-USD as dollars, exact on hover."""
 
     @admin.display(description=field.replace("_", " "), ordering=field)
-    def column(row: models.Model) -> SafeString | None:
+    def column(row: models.Model) -> SafeString | str:
         pico = getattr(row, field)
-        return None if pico is None else usd(pico)
+        return "-" if pico is None else usd(pico)
 
     return column
 

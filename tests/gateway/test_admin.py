@@ -342,3 +342,12 @@ def test_draining_and_resuming_are_actions_of_both_lists_and_written_down(kind: 
     assert place.enabled is True
     told = LogEntry.objects.filter(object_id=str(place.pk), content_type__model=kind).order_by("pk")
     assert list(told.values_list("change_message", flat=True)) == ["Drained.", "Resumed."]
+
+
+def test_the_page_of_an_attempt_leads_to_the_others_of_its_call_and_says_where_a_cost_is_unknown() -> None:
+    attempt = factories.attempt(factories.language_model())
+
+    page = people.superuser().get(reverse("admin:gateway_attempt_change", args=[attempt.pk])).content.decode()
+
+    assert f"/admin/gateway/attempt/?q={attempt.call_id}" in page
+    assert "None" not in page
