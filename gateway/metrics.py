@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest
 from billing.backlog import Backlog
 from billing.chores import Chores
 from billing.usage import Outcome, Record, Source
-from gateway.faults import Fault
+from gateway.attempts import Made
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -37,6 +37,19 @@ _slots = Gauge(
     "flint_backend_slots_in_use",
     "Slots of a backend with a cap that this process uses.",
     ["backend"],
+    registry=registry,
+)
+_charge = Counter("flint_charge_picousd", "What customers pay, in 1e-12 USD.", ["backend", "model"], registry=registry)
+_cost = Counter(
+    "flint_upstream_cost_picousd",
+    "What backends charge us, in 1e-12 USD, also for attempts that nobody pays.",
+    ["backend", "model"],
+    registry=registry,
+)
+_cost_unknown = Counter(
+    "flint_upstream_cost_unknown",
+    "Attempts that used tokens at a backend whose price nobody has entered.",
+    ["backend", "model"],
     registry=registry,
 )
 _faults = Counter(
@@ -97,6 +110,7 @@ def count_call(record: Record, *, model: str) -> None:
     _duration.labels(model, record.backend).observe(record.duration_ms / 1000)
     if record.first_token_ms is not None:
         _first_token.labels(model, record.backend).observe(record.first_token_ms / 1000)
+    _charge.labels(record.backend, model).inc(record.charge)
     _tokens.labels(model, "input").inc(record.input_tokens)
     _tokens.labels(model, "cached_input").inc(record.cached_input_tokens)
     _tokens.labels(model, "output").inc(record.output_tokens)
@@ -114,9 +128,14 @@ def count_refusal(*, status: int, code: str) -> None:
     _refusals.labels(str(status), code).inc()
 
 
-def count_attempt(*, backend: str, model: str, result: str) -> None:
-    """`result` is one of `Attempt.Result`."""
-    _attempts.labels(backend, model, result).inc()
+def count_attempt(made: Made, *, model: str) -> None:
+    _attempts.labels(made.backend, model, made.result).inc()
+    if made.fault:
+        _faults.labels(made.backend, made.fault).inc()
+    if made.upstream_cost is not None:
+        _cost.labels(made.backend, model).inc(made.upstream_cost)
+    elif made.input_tokens + made.output_tokens:
+        _cost_unknown.labels(made.backend, model).inc()
 
 
 def count_full(*, backend: str) -> None:
@@ -132,10 +151,6 @@ def tell_breakers(*, open_ones: Iterable[tuple[str, str, str]], probes: Iterable
     _probes.clear()
     for model, backend, result, count in probes:
         _probes.labels(model, backend, result).set(count)
-
-
-def count_fault(*, backend: str, fault: Fault) -> None:
-    _faults.labels(backend, fault).inc()
 
 
 def exposition(

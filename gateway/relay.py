@@ -254,28 +254,25 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
         )
         fault = fault or _fault(call, result)
         result = Result.OK if call.meter.finished else result
-        metrics.count_attempt(backend=target.backend, model=call.model.public_id, result=result)
-        if fault:
-            metrics.count_fault(backend=target.backend, fault=fault)
         worked, exact = _worked(call, result)
-        backends.journal.note(
-            Made(
-                call_id=call.id,
-                number=call.attempt,
-                model_id=call.model.id,
-                backend=target.backend,
-                started_at=started_at,
-                result=result,
-                fault=fault or "",
-                status=200 if call.accepted or result in _ANSWERED else status,
-                first_event_ms=None if call.first_token_ms is None else call.first_token_ms - before_ms,
-                duration_ms=call.elapsed_ms - before_ms,
-                input_tokens=worked.input_tokens,
-                output_tokens=worked.output_tokens,
-                estimated=not exact,
-                upstream_cost=_cost(call, target, worked),
-            )
+        made = Made(
+            call_id=call.id,
+            number=call.attempt,
+            model_id=call.model.id,
+            backend=target.backend,
+            started_at=started_at,
+            result=result,
+            fault=fault or "",
+            status=200 if call.accepted or result in _ANSWERED else status,
+            first_event_ms=None if call.first_token_ms is None else call.first_token_ms - before_ms,
+            duration_ms=call.elapsed_ms - before_ms,
+            input_tokens=worked.input_tokens,
+            output_tokens=worked.output_tokens,
+            estimated=not exact,
+            upstream_cost=_cost(call, target, worked),
         )
+        metrics.count_attempt(made, model=call.model.public_id)
+        backends.journal.note(made)
 
 
 def _fault(call: Call, result: Result) -> Fault | None:

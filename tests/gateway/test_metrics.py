@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from billing import books
 from billing.models import PromiseCheck
 from billing.tasks import check_books, settle_pending
+from gateway import metrics
+from gateway.attempts import Made, Result
 from tests.gateway import wire
 from tests.gateway.conftest import CANARY_CREDENTIAL, INPUT_RATE, Lab, listed
 from tests.gateway.customers import chat, customer
@@ -65,6 +69,8 @@ def test_a_completed_call_is_counted_once_with_its_tokens(web: WebProcess, lab: 
     assert told == {
         named("flint_calls_total", model, backend, "completed"): 1,
         named("flint_backend_attempts_total", backend, model, "ok"): 1,
+        named("flint_charge_picousd_total", model, backend): record.charge,
+        named("flint_upstream_cost_unknown_total", model, backend): 1,
         named("flint_call_duration_seconds_count", model, backend): 1,
         named("flint_call_duration_seconds_sum", model, backend): record.duration_ms / 1000,
         named("flint_first_token_seconds_count", model, backend): 1,
@@ -121,6 +127,26 @@ def test_what_the_schedule_sends_and_the_proof_of_the_books_are_told_with_their_
 
 def found_of(promises: list[str]) -> dict[str, int]:
     return {promise: PromiseCheck.objects.get(promise=promise).broken for promise in promises}
+
+
+def test_the_cost_of_attempts_is_told_also_of_those_that_failed() -> None:
+    def made(result: Result, cost: int | None, tokens: int) -> Made:
+        return Made(
+            call_id=uuid.uuid4(), number=1, model_id=1, backend="costly", started_at=datetime.now(UTC), result=result,
+            fault="", status=200, first_event_ms=None, duration_ms=1, input_tokens=tokens, output_tokens=0,
+            estimated=False, upstream_cost=cost,
+        )  # fmt: skip
+
+    for result, cost, tokens in (
+        (Result.OK, 12, 4),
+        (Result.SILENT, 30, 10),
+        (Result.OK, None, 4),
+        (Result.OK, None, 0),
+    ):
+        metrics.count_attempt(made(result, cost, tokens), model="m")
+    labels = {"backend": "costly", "model": "m"}
+    assert metrics.registry.get_sample_value("flint_upstream_cost_picousd_total", labels) == 42
+    assert metrics.registry.get_sample_value("flint_upstream_cost_unknown_total", labels) == 1
 
 
 def test_a_running_call_is_told_while_it_runs(web: WebProcess, lab: Lab) -> None:
