@@ -16,7 +16,6 @@ from prometheus_client.exposition import generate_latest
 from billing.backlog import Backlog
 from billing.chores import Chores
 from billing.usage import Outcome, Record, Source
-from gateway.attempts import Made
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -128,14 +127,15 @@ def count_refusal(*, status: int, code: str) -> None:
     _refusals.labels(str(status), code).inc()
 
 
-def count_attempt(made: Made, *, model: str) -> None:
-    _attempts.labels(made.backend, model, made.result).inc()
-    if made.fault:
-        _faults.labels(made.backend, made.fault).inc()
-    if made.upstream_cost is not None:
-        _cost.labels(made.backend, model).inc(made.upstream_cost)
-    elif made.input_tokens + made.output_tokens:
-        _cost_unknown.labels(made.backend, model).inc()
+def count_attempt(*, backend: str, model: str, result: str, fault: str, tokens: int, cost: int | None) -> None:
+    """`result` is one of `Attempt.Result`; `cost`, in pico-USD, is None where no price was entered."""
+    _attempts.labels(backend, model, result).inc()
+    if fault:
+        _faults.labels(backend, fault).inc()
+    if cost is not None:
+        _cost.labels(backend, model).inc(cost)
+    elif tokens:
+        _cost_unknown.labels(backend, model).inc()
 
 
 def count_full(*, backend: str) -> None:

@@ -271,7 +271,14 @@ async def _noted(call: Call, target: Target, backends: Backends, *, is_last: boo
             estimated=not exact,
             upstream_cost=_cost(call, target, worked),
         )
-        metrics.count_attempt(made, model=call.model.public_id)
+        metrics.count_attempt(
+            backend=target.backend,
+            model=call.model.public_id,
+            result=result,
+            fault=made.fault,
+            tokens=made.input_tokens + made.output_tokens,
+            cost=made.upstream_cost,
+        )
         backends.journal.note(made)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from billing import books
 from billing.models import PromiseCheck
 from billing.tasks import check_books, settle_pending
 from gateway import metrics
-from gateway.attempts import Made, Result
 from tests.gateway import wire
 from tests.gateway.conftest import CANARY_CREDENTIAL, INPUT_RATE, Lab, listed
 from tests.gateway.customers import chat, customer
@@ -130,21 +127,9 @@ def found_of(promises: list[str]) -> dict[str, int]:
 
 
 def test_the_cost_of_attempts_is_told_also_of_those_that_failed() -> None:
-    def made(result: Result, cost: int | None, tokens: int) -> Made:
-        return Made(
-            call_id=uuid.uuid4(), number=1, model_id=1, backend="costly", started_at=datetime.now(UTC), result=result,
-            fault="", status=200, first_event_ms=None, duration_ms=1, input_tokens=tokens, output_tokens=0,
-            estimated=False, upstream_cost=cost,
-        )  # fmt: skip
-
-    for result, cost, tokens in (
-        (Result.OK, 12, 4),
-        (Result.SILENT, 30, 10),
-        (Result.OK, None, 4),
-        (Result.OK, None, 0),
-    ):
-        metrics.count_attempt(made(result, cost, tokens), model="m")
     labels = {"backend": "costly", "model": "m"}
+    for result, cost, tokens in (("ok", 12, 4), ("silent", 30, 9), ("ok", None, 4), ("no_connection", None, 0)):
+        metrics.count_attempt(**labels, result=result, fault="", tokens=tokens, cost=cost)
     assert metrics.registry.get_sample_value("flint_upstream_cost_picousd_total", labels) == 42
     assert metrics.registry.get_sample_value("flint_upstream_cost_unknown_total", labels) == 1
 
