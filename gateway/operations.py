@@ -2,8 +2,8 @@
 
 A **Period** ends now; a call belongs to it by its admission. **Figures** are sums over the calls and attempts of a
 period. A **Line** is a model at a backend, a **Place** a backend with its lines, a **View** what is shown at one
-moment. What needs the past is read in one statement that is given up after SECONDS: who asks for a period with more
-calls than that is told so, and sees the rest.
+moment. What needs the past is read in one statement that is given up after a while: who asks for a period with too many
+calls is told so, and sees the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from billing.models import Hold, LanguageModel, UsageRecord
 from gateway import breaker, operations_sql
 from gateway.models import NO_FAILURES, Attempt, Backend, Route
 
-SECONDS = 5
 REDIS_SECONDS = 0.25
 FAILURES = 20
 
@@ -37,20 +36,21 @@ class Period:
     name: str
     words: str
     span: timedelta
-    refresh_seconds: int  # How often a page that is open asks again.
+    refresh_seconds: int  # How often a page that is open asks again,
+    patience_seconds: float  # and how long adding up may take.
 
     @property
     def minutes(self) -> int:
         return int(self.span.total_seconds()) // 60
 
 
-PERIODS: Mapping[str, Period] = {
+PERIODS: dict[str, Period] = {
     period.name: period
     for period in (
-        Period("5m", "5 minutes", timedelta(minutes=5), 5),
-        Period("1h", "hour", timedelta(hours=1), 5),
-        Period("24h", "day", timedelta(days=1), 30),
-        Period("7d", "7 days", timedelta(days=7), 300),
+        Period("5m", "5 minutes", timedelta(minutes=5), 5, 5),
+        Period("1h", "hour", timedelta(hours=1), 5, 5),
+        Period("24h", "day", timedelta(days=1), 30, 10),
+        Period("7d", "7 days", timedelta(days=7), 300, 20),
     )
 }
 DEFAULT_PERIOD = "1h"
@@ -236,7 +236,8 @@ def _figures(selection: Selection, since: datetime) -> dict[tuple[str | None, in
     }
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = '{SECONDS}s'")
+            cursor.execute(f"SET LOCAL statement_timeout = {int(selection.period.patience_seconds * 1000)}")
+            cursor.execute("SET LOCAL work_mem = '64MB'")
             cursor.execute(operations_sql.FIGURES, parameters)
             rows = cursor.fetchall()
     except OperationalError as fault:

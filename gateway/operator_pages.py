@@ -66,8 +66,7 @@ def try_it(request: HttpRequest) -> HttpResponse:
     route = get_object_or_404(routes, pk=int(number) if number.isdecimal() else None)
     found = trials.run(route)
     tell = messages.success if found.result == Attempt.Result.OK else messages.error
-    status = "" if found.status is None else f", status {found.status}"
-    tell(request, f"{route.model} at {route.backend}: {found.words} ({found.duration_ms} ms{status}).")
+    tell(request, f"Asked {route.backend} for {route.model}: {found.words} ({found.duration_ms} ms).")
     return redirect(_back(request))
 
 
@@ -100,10 +99,10 @@ def _switched(request: HttpRequest, backend: Backend, *, enabled: bool) -> HttpR
     if turn(Backend.objects.filter(pk=backend.pk)):
         word = "Taken into service again" if enabled else "Drained"
         LogEntry.objects.log_actions(cast(User, request.user).pk, [backend], CHANGE, f"{word}.")
-        effect = "it gets calls" if enabled else "it gets no new calls"
-        messages.success(request, f"{word}: within two seconds {effect} at {backend}.")
+        effect = "gets calls again" if enabled else "gets no new calls, and those that run finish"
+        messages.success(request, f"Within two seconds {backend} {effect}.")
     else:
-        messages.info(request, f"{backend} is {'in service' if enabled else 'drained'} already.")
+        messages.info(request, f"The backend {backend} is {'in service' if enabled else 'drained'} already.")
     return redirect(_back(request))
 
 
