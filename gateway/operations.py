@@ -120,6 +120,7 @@ class Health:
 
     kind: str
     words: str
+    probe: str = ""  # What the last probe of a worker found.
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +300,14 @@ def _health_of(known: dict[tuple[int, str], breaker.State] | None, model_id: int
     state = known.get((model_id, backend))
     if state is None:
         return Health("idle", "not asked lately")
+    probe = f"probed at {state.probed_at:%H:%M:%S}: {state.words}" if state.probed_at else ""
     if not state.why:
-        return Health("well", "well")
+        return Health("well", "well", probe)
     after = f"asked again in {state.seconds} s" if state.seconds else "asked again now"
     times = f", opened {state.openings} times" if state.openings > 1 else ""
     if state.why == "slow":
-        return Health("slow", f"slow, behind the others; {after}{times}")
-    return Health("failing", f"left alone, it fails; {after}{times}")
+        return Health("slow", f"slow, behind the others; {after}{times}", probe)
+    return Health("failing", f"left alone, it fails; {after}{times}", probe)
 
 
 def _failures(selection: Selection, since: datetime, names: Mapping[int, str]) -> list[Failure]:

@@ -188,13 +188,15 @@ def test_breakers_are_told_and_without_redis_nobody_knows(settings: Settings) ->
     client = people.superuser()
     with redis.Redis.from_url(configured.REDIS_URL) as known:
         until_ms = (datetime.now(UTC).timestamp() + 20) * 1000
-        state = {"open": "failing", "until_": until_ms, "openings": 3, "seen": until_ms}
+        told = {"open": "failing", "until_": until_ms, "openings": 3, "seen": until_ms, "prober": "", "doubted_at": 0}
+        state = told | {"probed_at": until_ms, "probed": Result.STATUS, "words": "status 500"}
         known.hset(breaker.REDIS_KEY, f"{model.pk} {name}", json.dumps(state))
         try:
             page = client.get(f"{PAGE}?backend={name}").content.decode()
         finally:
             known.hdel(breaker.REDIS_KEY, f"{model.pk} {name}")
     assert re.search(r"left alone, it fails; asked again in (19|20) s, opened 3 times", page)
+    assert re.search(r"probed at [0-9:]{8}: status 500", page)
 
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     response = client.get(f"{PAGE}?backend={name}")
@@ -362,7 +364,7 @@ def test_trying_tells_good_from_bad(lab: Lab, scripted_route: Route, monkeypatch
     lab.scripted.play(b"{}", head=JSON_HEAD.replace(b"200 OK", b"401 Unauthorized"))
     assert "status 401" in tried(scripted_route)
     lab.scripted.play(b"<html>", head=JSON_HEAD)
-    assert "not JSON" in tried(scripted_route)
+    assert "a web page" in tried(scripted_route)
     monkeypatch.setattr(trials, "SECONDS", 0.2)
     lab.scripted.play(threading.Event(), head=JSON_HEAD)
     assert "no answer within 0.2 s" in tried(scripted_route)
