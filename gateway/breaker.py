@@ -31,7 +31,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.directory import Target
 from gateway.errors import BackendUnavailable
@@ -172,6 +172,7 @@ class Breaker:
         self._news: dict[str, _News] = {}
         self._open: dict[str, _Open] = {}
         self._probes: dict[str, UUID] = {}  # The calls that are probes.
+        self._away = ""  # Why Redis does not share what is known, as it was logged.
         self.probes: list[tuple[int, str, str, int]] = []  # Of workers: how often which result, by model and backend.
 
     async def close(self) -> None:
@@ -248,13 +249,27 @@ class Breaker:
             arguments += ["", ""]  # What is a worker's.
         try:
             answer, probes = await self._script(keys=[REDIS_KEY, PROBES_KEY], args=arguments)
-        except RedisError:
-            self._open.clear()
+        except RedisError as error:
+            self._failed(error)
             return
+        self._succeeded()
         self._hear(answer)
         self.probes = [
             _counted(name.decode(), int(count)) for name, count in zip(probes[::2], probes[1::2], strict=True)
         ]
+
+    def _failed(self, error: RedisError) -> None:
+        """Log it once, and again where another fault takes its place. An answer that is an error is ours to mend."""
+        self._open.clear()
+        why = str(error) if isinstance(error, ResponseError) else type(error).__name__
+        if not self._away or (isinstance(error, ResponseError) and why != self._away):
+            logger.error("breakers are not shared (%s): every backend is asked", why)
+            self._away = why
+
+    def _succeeded(self) -> None:
+        if self._away:
+            logger.warning("breakers are shared again")
+        self._away = ""
 
     def _hear(self, answer: list[tuple[bytes, bytes, int, int]]) -> None:
         now, before = time.monotonic(), self._open

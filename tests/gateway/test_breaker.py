@@ -294,7 +294,9 @@ def test_a_backend_that_wants_to_be_left_alone_is_at_once(status: int, after: in
     with_fleet(facts)
 
 
-def test_without_redis_every_breaker_is_closed(settings: Settings) -> None:
+def test_without_redis_every_breaker_is_closed_and_that_is_told_once(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
 
     async def facts(fleet: Fleet) -> None:
@@ -303,6 +305,22 @@ def test_without_redis_every_breaker_is_closed(settings: Settings) -> None:
         assert fleet.asks(fleet.one) == ["gpu", "spare"]
 
     with_fleet(facts)
+    told = "breakers are not shared (ConnectionError): every backend is asked"
+    assert caplog.messages == [told] * 2  # Once by each process.
+
+
+def test_a_script_that_fails_is_told_once_in_its_words_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    async def facts(fleet: Fleet) -> None:
+        with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+            client.set(REDIS_KEY, "no hash")
+            await fleet.share()
+            client.delete(REDIS_KEY)
+            await fleet.share()
+
+    with_fleet(facts)
+    failed, ended = caplog.messages[:2], caplog.messages[2:]
+    assert all("breakers are not shared" in message and "WRONGTYPE" in message for message in failed)
+    assert ended == ["breakers are shared again"] * 2
 
 
 @pytest.mark.usefixtures("committed")
