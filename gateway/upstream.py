@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5  # With the look-up of the name and TLS.
 CONNECTIONS = 2000  # Of one process to one backend; a call that finds none free in time goes elsewhere.
+DNS_SECONDS = 30  # How long a new connection may go where a backend's name led before.
 ANSWER_LIMIT = 64 * 2**20  # Bytes of a JSON answer.
 LINE_LIMIT = 2 * 2**20  # Bytes of one event, with whatever comes before it that is none.
 DRAIN_SECONDS = 1
@@ -159,7 +160,7 @@ def _session(transport: Transport) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(
             limit=0,
             limit_per_host=CONNECTIONS,
-            ttl_dns_cache=30,
+            ttl_dns_cache=DNS_SECONDS,
             # Idle connections are given up before the servers do so (uvicorn's 5 s): a POST that meets a closing
             # connection fails, and is not repeated.
             keepalive_timeout=4,

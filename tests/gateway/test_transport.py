@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 import time
@@ -21,9 +22,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gateway import upstream
 from gateway.choices import BackendFailed
 from gateway.directory import Target, Transport
-from gateway.models import Backend
+from gateway.models import Attempt, Backend
 from gateway.requests import Dialect
 from gateway.upstream import Upstream, events
 from tests.gateway import wire
@@ -63,8 +65,10 @@ def target(base_url: str, **fields: Any) -> Target:
 
 
 @asynccontextmanager
-async def opened(client: Upstream, given: Target) -> AsyncIterator[aiohttp.ClientResponse]:
-    options: dict[str, Any] = {"call_id": uuid.uuid4(), "attempt": 1, "patience": 5, "on_sent": lambda: None}
+async def opened(
+    client: Upstream, given: Target, *, on_sent: Callable[[], None] = lambda: None
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    options: dict[str, Any] = {"call_id": uuid.uuid4(), "attempt": 1, "patience": 5, "on_sent": on_sent}
     async with client.open(given, "/chat/completions", {"stream": True}, **options) as response:
         yield response
 
@@ -150,6 +154,73 @@ def test_a_pool_that_nobody_needs_is_closed_when_its_stream_has_ended(scripted: 
         await client.keep_only(set())
         assert session.closed
         assert not client._pools
+
+    run(story)
+
+
+def test_new_connections_follow_a_name_that_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    leads_to, asked, resolve = ["127.0.0.1"], [], socket.getaddrinfo
+
+    def look_up(host: Any, *rest: Any, **options: Any) -> Any:
+        if host != "moving.example.test":
+            return resolve(host, *rest, **options)
+        asked.append(host)
+        return resolve(leads_to[0], *rest, **options)
+
+    served: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        served.append(writer.get_extra_info("sockname")[0])
+        writer.write(ANSWER)
+        await writer.drain()
+        writer.close()
+
+    async def story(client: Upstream) -> None:
+        old = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = old.sockets[0].getsockname()[1]
+        new = await asyncio.start_server(serve, "127.0.0.2", port)
+
+        async def serves() -> str:
+            async with opened(client, target(f"http://moving.example.test:{port}/v1")) as response:
+                assert len([event async for event in events(response)]) == 1
+            return served[-1]
+
+        async with old, new:
+            assert [await serves(), await serves()] == ["127.0.0.1"] * 2
+            assert len(asked) == 1
+            leads_to[0] = "127.0.0.2"
+            async with asyncio.timeout(5):
+                while await serves() != "127.0.0.2":
+                    pass
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(upstream, "DNS_SECONDS", 1)
+    run(story)
+
+
+def test_who_finds_no_free_connection_in_time_goes_elsewhere_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, scripted: ScriptedBackend
+) -> None:
+    monkeypatch.setattr(upstream, "CONNECTIONS", 1)
+    more, sent = threading.Event(), []
+    scripted.play(chunk("one"), more, chunk(finish="stop"), DONE)
+    full = target(scripted.base_url, connect_seconds=1)
+
+    async def story(client: Upstream) -> None:
+        async with opened(client, full) as response:
+            stream = events(response)
+            await anext(stream)
+            with pytest.raises(BackendFailed) as failed:
+                async with opened(client, full, on_sent=lambda: sent.append(True)):
+                    pass
+            assert failed.value.result == Attempt.Result.NO_CONNECTION  # What sends a call to the next backend.
+            assert (scripted.calls, sent, client._pools[Transport()].calls) == (1, [], 1)
+            more.set()
+            assert len([event async for event in stream]) == 1
+        async with opened(client, full) as response:
+            assert len([event async for event in events(response)]) == 2
+        assert client._pools[Transport()].calls == 0
 
     run(story)
 
