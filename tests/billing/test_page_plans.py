@@ -112,6 +112,7 @@ def test_every_large_table_is_read_by_an_index_of_the_account(owner: Client, add
         f"?before={factories.call_id(NOW)}",
         f"?after={factories.call_id(LAST_YEAR)}",
     ],
+    ids=["all", "outcome", "period", "before", "after"],
 )
 def test_calls_come_in_order_from_the_index(owner: Client, query: str) -> None:
     calls = [

@@ -104,6 +104,7 @@ class TestGenerations:
             uuid4().hex, f"chatcmpl-{uuid4().hex}", "req_", "x", "chatcmpl-123", "%00", "..", "é" * 32,
             f"chatcmpl-req_{uuid4().hex}", "0" * 33, f"%7B{uuid4()}%7D",
         ],
+        ids=range(11),
     )  # fmt: skip
     def test_an_unknown_one_is_404(self, stack: Stack, alice: Customer, text: str) -> None:
         path = f"generations/{text if text.isascii() else '%C3%A9'}"

@@ -66,7 +66,7 @@ def untouched(of: Customer, posted: int = 10 * 10**12) -> None:
         "Bearer tk-" + "A" * 38,  # The checksum is wrong.
         "Bearer tk-" + "é" * 38,
         "Bearer " + "x" * 5000,
-        "Bearer " + secret.generate(),  # Well formed, but nobody's.
+        pytest.param("Bearer " + secret.generate(), id="well formed, but nobody's"),
     ],
 )
 def test_a_key_that_is_not_one_is_401(stack: Stack, authorization: str | None) -> None:
