@@ -30,6 +30,7 @@ Result = Attempt.Result
 AT_ONCE = 32  # The others wait for the next round.
 ROUND_KEY, ROUND_SECONDS = "gateway:round", 30  # Longer than a probe takes: whoever dies in a round holds up the next.
 _WELL = frozenset({Result.OK, Result.PROMPT_REFUSED})
+BUSY = 429
 
 
 async def make() -> None:
@@ -96,7 +97,9 @@ async def _found(model: Model, target: Target) -> tuple[Model, Target, Probe]:
 
 
 def _tell(redis: Redis, model: Model, target: Target, found: Probe) -> None:
-    is_well = found.result in _WELL
+    """One that is busy is well, and left alone for as long as it says: a probe takes no slot, so it may be one more
+    than the cap of a backend that is full."""
+    is_well = found.result in _WELL or found.status == BUSY
     level = logging.INFO if is_well else logging.WARNING
     logger.log(level, "probe of %s at %s: %s in %d ms", model.public_id, target.backend, found.words, found.duration_ms)
     breaker.tell(
