@@ -14,9 +14,11 @@ from django.db import DatabaseError, connection
 from structlog.contextvars import bound_contextvars
 
 from billing import ledger
-from billing.models import CreditLot
+from billing.models import CreditLot, UsageRecord
 
 logger = logging.getLogger(__name__)
+
+NAMED_CALLS = 20  # In one line of a log.
 
 
 def settle_accounts(*, account_ids: Iterable[int]) -> int:
@@ -35,10 +37,20 @@ def _settle(account_id: int) -> int:
     calls = 0
     try:
         while batch := ledger.settle(account_id=account_id).calls:
+            logger.debug("settled %d calls of account %s", batch, account_id)
             calls += batch
     except DatabaseError:
-        logger.exception("account %s could not be settled", account_id)
+        logger.exception("account %s could not be settled; calls that wait: %s", account_id, _waiting(account_id))
     return calls
+
+
+def _waiting(account_id: int) -> str:
+    """The oldest calls that are not charged, for a log."""
+    try:
+        waiting = UsageRecord.objects.filter(account_id=account_id, settled_at=None).order_by("pk")
+        return ", ".join(map(str, waiting.values_list("pk", flat=True)[:NAMED_CALLS])) or "none"
+    except DatabaseError:
+        return "unknown"
 
 
 def pending_accounts() -> list[int]:

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 # What an admission's moment may differ from the database's. A process whose clock is further off admits nothing: its
 # calls would get another moment's price.
 CLOCK_SECONDS = 2
+NAMED_HOLDS = 20  # In one line of the log.
 BACKLOG_SECONDS = 10  # How often it is read, also for those who scrape.
 SHUTDOWN_SECONDS = 10  # For calls that were told to stop, and again for the records they leave.
 
@@ -176,7 +177,8 @@ class GatewayProcess:
             if call.key.key_id in disabled:
                 call.stop(Outcome.KEY_DISABLED)
         if forgotten:
-            logger.warning("giving back %d holds that no call here knows", len(forgotten))
+            named = ", ".join(map(str, list(forgotten)[:NAMED_HOLDS]))
+            logger.warning("giving back %d holds that no call here knows: %s", len(forgotten), named)
             await self._release(forgotten, "forgotten")
 
     async def _renew_leases(self) -> None:

@@ -220,11 +220,10 @@ def test_roll_ups_add_up_by_key_model_and_utc_hour(account: Account) -> None:
 def test_one_broken_wallet_does_not_keep_the_others_waiting(account: Account, caplog: pytest.LogCaptureFixture) -> None:
     broken = account
     healthy = factories.funded(100)
-    for owner in (broken, healthy):
-        factories.recorded(owner, 10)
+    recorded = [factories.recorded(owner, 10) for owner in (broken, healthy)]
     type(stage.wallet_of(broken)).objects.filter(pk=broken.pk).update(held=0)  # Its settlement will be refused.
 
     assert settlement.settle_accounts(account_ids=[broken.pk, healthy.pk]) == 1
     assert stage.wallet_of(healthy).posted == 90
-    assert f"account {broken.pk} could not be settled" in caplog.text
+    assert f"account {broken.pk} could not be settled; calls that wait: {recorded[0].id}\n" in caplog.text
     assert CreditLot.objects.get(wallet_id=broken.pk).remaining == 1000
