@@ -33,6 +33,10 @@ def test_of_64_simultaneous_calls_a_balance_for_10_admits_exactly_10(stack: Stac
     alice = customer(pico=10 * hold)
 
     answers = all_at_once([web.url for web in stack.webs] * 32, alice.secret, body)
+    # On a machine with much to do some are told to come again; nothing was held for them.
+    while busy := sum(status == 503 for status, _ in answers):
+        again = all_at_once([stack.webs[0].url] * busy, alice.secret, body)
+        answers = [*again, *(answer for answer in answers if answer[0] != 503)]
 
     assert Counter(status for status, _ in answers) == {200: 10, 402: 54}
     assert {answer["error"]["code"] for status, answer in answers if status == 402} == {"insufficient_balance"}
