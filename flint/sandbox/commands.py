@@ -26,8 +26,6 @@ def test(arguments: list[str]) -> int:
     bootstrap.insist_on_platform()
     bootstrap.enter("dev")
     programs.install(programs.CHROMIUM, programs.CURL, programs.NODE, programs.NPM, programs.GO)
-    # All of them in two processes, since tests mostly wait.
-    arguments = arguments or ["-n", "2", "--no-loadscope-reorder"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606  No shell is wanted.
 
 
