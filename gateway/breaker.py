@@ -26,13 +26,10 @@ from typing import Any, Literal
 from uuid import UUID
 
 from django.conf import settings
-from redis import Redis as SyncRedis
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from gateway import redis_clients
 from gateway.directory import Target
 from gateway.errors import BackendUnavailable
 from gateway.models import Attempt
@@ -42,7 +39,6 @@ logger = logging.getLogger(__name__)
 Result = Attempt.Result
 
 SHARE_SECONDS = 1
-REDIS_SECONDS = 0.25
 WORDS_LIMIT = 200
 SLOW_MS = 15_000  # A first token that comes later is a late one.
 # Nothing that a repeat could mend: a wrong key, no balance there. An unknown model is a 404, but so is at some servers
@@ -50,6 +46,7 @@ SLOW_MS = 15_000  # A first token that comes later is a late one.
 # must not shut the backend for everybody at once.
 OURS = frozenset({401, 402})
 OURS_SECONDS = 30
+BUSY = 429
 BUSY_SECONDS, BUSY_SECONDS_AT_MOST = 1, 60  # How long a 429 keeps a backend out that does not say, or says too much.
 PATIENCE_SECONDS = 15  # How long a worker's probe is waited for: until the next round, and for its answer.
 REDIS_KEY, PROBES_KEY = "gateway:breakers", "gateway:probes"
@@ -118,7 +115,7 @@ class State:
     words: str
 
 
-def states(redis: SyncRedis) -> list[State]:
+def states(redis: Redis) -> list[State]:
     """Of every model at a backend that was asked lately. `redis` decodes its answers. Raises RedisError."""
     seconds, microseconds = redis.time()
     now_ms = seconds * 1000 + microseconds // 1000
@@ -126,7 +123,7 @@ def states(redis: SyncRedis) -> list[State]:
 
 
 def tell(
-    redis: SyncRedis,
+    redis: Redis,
     model_id: int,
     backend: str,
     *,
@@ -153,7 +150,7 @@ def tell(
 
 def shut_seconds(status: int | None, retry_after: int | None) -> int:
     """How long one that has said so itself is left alone."""
-    if status == 429:
+    if status == BUSY:
         return min(BUSY_SECONDS if retry_after is None else retry_after, BUSY_SECONDS_AT_MOST)
     return OURS_SECONDS if status in OURS else 0
 
@@ -161,13 +158,7 @@ def shut_seconds(status: int | None, retry_after: int | None) -> int:
 class Breaker:
     def __init__(self, boot: UUID) -> None:
         self._boot = boot.hex
-        self._redis = Redis.from_url(
-            settings.REDIS_URL,
-            max_connections=1,
-            socket_timeout=REDIS_SECONDS,
-            socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        )
+        self._redis = redis_clients.one_connection()
         self._script = self._redis.register_script(_SCRIPT)
         self._news: dict[str, _News] = {}
         self._open: dict[str, _Open] = {}

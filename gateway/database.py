@@ -79,6 +79,18 @@ class Pools:
         await self.reading.close()
 
 
+@contextlib.asynccontextmanager
+async def one_connection(name: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """For who is no gateway and needs it for a moment. Raises one of AWAY."""
+    pool = Pool(name, 1)
+    await pool.open()
+    try:
+        async with pool.connection() as database:
+            yield database
+    finally:
+        await pool.close()
+
+
 @contextlib.contextmanager
 def _given_up_after(seconds: float, database: AsyncConnection[Any]) -> Iterator[None]:
     """Hang up after so long: whoever waits for an answer inside gets an OperationalError.

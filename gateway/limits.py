@@ -22,9 +22,6 @@ from uuid import UUID
 
 from django.conf import settings
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from apikeys.keys import KeyFacts
@@ -32,12 +29,12 @@ from gateway import allowances
 from gateway.allowances import Allowance, Amounts, Look, Refusal, Standing
 from gateway.errors import Unavailable
 from gateway.local_limits import LocalWindow
+from gateway.redis_clients import REDIS_SECONDS, once_more
 
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 32
 CONNECTION_SECONDS = 1  # A burst waits for one of them, which takes less than a millisecond each.
-REDIS_SECONDS = 0.25
 RENEW_SECONDS = 2
 LEASE_SECONDS = 30  # A dead process's leases are free after this.
 AWAY_AFTER_SECONDS = 0.25  # Of nothing but failures. A stall of our own can fail many calls, but at one moment.
@@ -66,15 +63,13 @@ class _Return(NamedTuple):
 
 class Limits:
     def __init__(self) -> None:
-        # redis-py retries ten times by default, even after a timeout, so that an outage would cost every call seconds.
-        # Once is enough for a connection that a restart left dead; the scripts take nothing twice.
         pool = BlockingConnectionPool.from_url(
             settings.REDIS_URL,
             max_connections=CONNECTIONS,
             timeout=CONNECTION_SECONDS,
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            retry=once_more(),
         )
         self._redis = Redis.from_pool(pool)
         self._take = self._redis.register_script(_TAKE)

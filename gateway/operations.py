@@ -14,20 +14,16 @@ from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
-from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from django.db.models import Count
 from psycopg.errors import QueryCanceled
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import RedisError
 
 from billing import partitions
 from billing.models import Hold, LanguageModel, UsageRecord
-from gateway import breaker, operations_sql
+from gateway import breaker, operations_sql, redis_clients
 from gateway.models import NO_FAILURES, Attempt, Backend, Route
 
-REDIS_SECONDS = 0.25
 FAILURES = 20
 
 
@@ -279,19 +275,11 @@ def _running() -> Iterable[tuple[str, int]]:
 
 def _health() -> dict[tuple[int, str], breaker.State] | None:
     """None where Redis cannot be asked."""
-    redis = Redis.from_url(
-        settings.REDIS_URL,
-        decode_responses=True,
-        socket_timeout=REDIS_SECONDS,
-        socket_connect_timeout=REDIS_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
     try:
-        return {(state.model_id, state.backend): state for state in breaker.states(redis)}
+        with redis_clients.for_a_moment() as redis:
+            return {(state.model_id, state.backend): state for state in breaker.states(redis)}
     except RedisError:
         return None
-    finally:
-        redis.close()
 
 
 def _health_of(known: dict[tuple[int, str], breaker.State] | None, model_id: int, backend: str) -> Health:

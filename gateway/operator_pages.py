@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.auth.decorators import user_passes_test
+from django.contrib.auth.decorators import permission_required, user_passes_test
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
@@ -25,16 +25,11 @@ from gateway.models import Attempt, Backend, Route
 from gateway.operations import DEFAULT_PERIOD, PERIODS, Selection
 
 FILTERS = ("period", "backend", "model")
+_may_change = permission_required("gateway.change_backend", raise_exception=True)
 
 
 def _may_view(user: Any) -> bool:
     if user.has_perm("gateway.view_backend") or user.has_perm("gateway.change_backend"):
-        return True
-    raise PermissionDenied
-
-
-def _may_change(user: Any) -> bool:
-    if user.has_perm("gateway.change_backend"):
         return True
     raise PermissionDenied
 
@@ -58,7 +53,7 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@user_passes_test(_may_change)
+@_may_change
 def try_it(request: HttpRequest) -> HttpResponse:
     """Ask a backend for one word, and say what came of it. Does it good or bad, nobody is charged."""
     number = request.POST.get("route", "")
@@ -71,13 +66,13 @@ def try_it(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@user_passes_test(_may_change)
+@_may_change
 def drain(request: HttpRequest, pk: int) -> HttpResponse:
     return _switched(request, get_object_or_404(Backend, pk=pk), enabled=False)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-@user_passes_test(_may_change)
+@_may_change
 def resume(request: HttpRequest, pk: int) -> HttpResponse:
     return _switched(request, get_object_or_404(Backend, pk=pk), enabled=True)
 

@@ -16,9 +16,9 @@ from django.conf import settings
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 
-from gateway import breaker, directory, probes
-from gateway.breaker import REDIS_SECONDS, State
-from gateway.database import AWAY, Pool
+from gateway import breaker, directory, probes, redis_clients
+from gateway.breaker import BUSY, State
+from gateway.database import AWAY, one_connection
 from gateway.directory import Directory, Model, Target
 from gateway.models import Attempt
 from gateway.probes import Probe
@@ -30,7 +30,6 @@ Result = Attempt.Result
 AT_ONCE = 32  # The others wait for the next round.
 ROUND_KEY, ROUND_SECONDS = "gateway:round", 30  # Longer than a probe takes: whoever dies in a round holds up the next.
 _WELL = frozenset({Result.OK, Result.PROMPT_REFUSED})
-BUSY = 429
 
 
 async def make() -> None:
@@ -38,12 +37,7 @@ async def make() -> None:
     if not settings.GATEWAY_PROBE_SECONDS or not settings.GATEWAY_BREAKER_SECONDS:
         return
     try:
-        with Redis.from_url(
-            settings.REDIS_URL,
-            decode_responses=True,
-            socket_timeout=REDIS_SECONDS,
-            socket_connect_timeout=REDIS_SECONDS,
-        ) as redis:
+        with redis_clients.for_a_moment() as redis:
             lock = redis.lock(ROUND_KEY, timeout=ROUND_SECONDS, blocking=False)
             if lock.acquire():
                 try:
@@ -71,13 +65,8 @@ async def _probe_due(redis: Redis) -> None:
 
 
 async def _read_directory() -> Directory:
-    pool = Pool("gateway-probes", 1)
-    await pool.open()
-    try:
-        async with pool.connection() as database:
-            return await directory.read(database)
-    finally:
-        await pool.close()
+    async with one_connection("gateway-probes") as database:
+        return await directory.read(database)
 
 
 def _served(known: Directory) -> list[tuple[Model, Target]]:

@@ -22,14 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
-from django.conf import settings
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from gateway import metrics
+from gateway import metrics, redis_clients
 from gateway.batching import Batcher
 from gateway.directory import Target
 from gateway.errors import BackendUnavailable
@@ -67,14 +62,7 @@ class _Ask(NamedTuple):
 
 class Slots:
     def __init__(self) -> None:
-        # Once more is enough for a connection that a restart left dead; the script takes nothing twice.
-        self._redis = Redis.from_url(
-            settings.REDIS_URL,
-            max_connections=1,
-            socket_timeout=REDIS_SECONDS,
-            socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        )
+        self._redis = redis_clients.one_connection(REDIS_SECONDS)
         self._script = self._redis.register_script(_SCRIPT)
         # One after the other, so that nothing is given back before it was taken, or renewed after it was given back.
         self._lane = Batcher(self._run, limit=BATCH)
