@@ -1,35 +1,25 @@
-"""Staff's view of backends. A credential goes in and never comes out, and stays with the address it was entered for."""
+"""Backends. A credential goes in and never comes out, and stays with the address it was entered for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, cast
-from uuid import UUID
 
 from django import forms
-from django.contrib import admin, messages
-from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib import admin
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.widgets import AdminSplitDateTime, RelatedFieldWidgetWrapper
-from django.core.exceptions import PermissionDenied
+from django.contrib.admin.widgets import RelatedFieldWidgetWrapper
 from django.db import models
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from accounts.models import User
-from billing import clock, pricing
-from billing.admin import base
-from billing.admin.base import Column, ReadOnlyAdmin, dollars
-from billing.admin.catalogue import RateField
-from billing.templatetags.money import per_million
-from gateway import backends, dialects, operator_pages, route_prices
-from gateway.models import Attempt, Backend, Route, RoutePrice
+from gateway import backends, dialects, operator_pages
+from gateway.admin.routes import DRAIN, RESUME, costs, with_costs
+from gateway.models import Backend, Route
 
 LIMITS = ["max_concurrent", "connect_seconds", "first_token_seconds", "idle_seconds"]
 DIALECT = [
@@ -167,50 +157,6 @@ class BackendForm(forms.ModelForm):
             dialects.check_additions(added, renamed=renamed)
         except dialects.InvalidDialect as refusal:
             self.add_error("added_parameters", str(refusal))
-
-
-def turn(verb: Callable[[QuerySet[Any]], list[Any]], word: str, description: str) -> Any:
-    """An action of a list of backends or of routes."""
-
-    @admin.action(description=description, permissions=["change"])
-    def action(admin_of: admin.ModelAdmin, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        turned = verb(queryset)
-        LogEntry.objects.log_actions(cast(User, request.user).pk, turned, CHANGE, f"{word}.")
-        names = ", ".join(map(str, turned)) or "nothing, all of them were so already"
-        messages.success(request, f"{word}: {names}.")
-
-    action.__name__ = word.lower()
-    return action
-
-
-DRAIN = turn(backends.drain, "Drained", "Drain: no more calls, running streams finish")
-RESUME = turn(backends.resume, "Resumed", "Resume: take calls again")
-
-
-@admin.display(description="costs us per 1M tokens")
-def _costs(route: Route) -> SafeString | str:
-    """The price in force, or the next one, of a route whose prices are prefetched, and where to set it."""
-    if route.pk is None:
-        return "-"
-    price = next(iter(route.prices.all()), None)
-    told = "unknown"
-    if price is not None:
-        told = (
-            f"in {per_million(price.input)}, cached {per_million(price.cached_input)}, out {per_million(price.output)}"
-        )
-        if price.starts_at > datetime.now(UTC):
-            told += f", from {price.starts_at:%Y-%m-%d %H:%M:%S} UTC"
-    address = f"{reverse('admin:gateway_routeprice_add')}?route={route.pk}"
-    return format_html('{} &middot; <a href="{}">Set</a>', told, address)
-
-
-costs: Column = _costs
-
-
-def with_costs(routes: QuerySet[Route]) -> QuerySet[Route]:
-    """With the prices that `costs` shows: the soonest first."""
-    lasting = RoutePrice.objects.filter(Q(ends_at=None) | Q(ends_at__gt=datetime.now(UTC))).order_by("starts_at")
-    return routes.prefetch_related(Prefetch("prices", lasting))
 
 
 class ServedInline(admin.TabularInline):
@@ -358,112 +304,3 @@ def _closed(backend: Backend | None, fields: list[str]) -> list[str]:
     """A group of fields in which nothing is set is folded away."""
     usual = Backend()
     return [] if backend and any(getattr(backend, name) != getattr(usual, name) for name in fields) else ["collapse"]
-
-
-@admin.register(Route)
-class RouteAdmin(admin.ModelAdmin):
-    list_display = ["model", "backend", "enabled", "priority", "weight", costs, "backend_model"]
-    list_editable = ["priority", "weight", "enabled"]
-    list_filter = ["enabled", "backend"]
-    list_select_related = ["model", "backend"]
-    search_fields = ["model__public_id", "backend__name", "backend_model"]
-    autocomplete_fields = ["model", "backend"]
-    ordering = ["model__public_id", "priority", "id"]
-    fields = ["model", "backend", "backend_model", "priority", "weight", "enabled", costs]
-    readonly_fields = [costs]
-    actions = [DRAIN, RESUME]
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Route]:
-        return with_costs(super().get_queryset(request))
-
-
-@admin.register(Attempt)
-class AttemptAdmin(ReadOnlyAdmin):
-    """The last ones first; those of one call are found by its id."""
-
-    list_display = [
-        "started_at", "result", "fault", "status", "backend", "model", "duration_ms", "first_event_ms", "input_tokens",
-        "output_tokens", dollars("upstream_cost"), "call_id", "number",
-    ]  # fmt: skip
-    list_select_related = ["model"]
-    list_filter = ["fault"]
-    sortable_by = ()  # Another order than that of the index would sort the whole table.
-    search_fields = ["call_id"]  # Shows the box; what is searched is decided below.
-    search_help_text = "The id of a call."
-    fields = [
-        "call", "number", "model", "backend", "started_at", "result", "fault", "status", "first_event_ms",
-        "duration_ms", "input_tokens", "output_tokens", "estimated", dollars("upstream_cost"),
-    ]  # fmt: skip
-
-    @admin.display(description="call")
-    def call(self, attempt: Attempt) -> SafeString:
-        attempts = f"{reverse('admin:gateway_attempt_changelist')}?q={attempt.call_id}"
-        return format_html('{} &middot; <a href="{}">All its attempts</a>', attempt.call_id, attempts)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        term = search_term.strip().removeprefix("chatcmpl-").removeprefix("req_")
-        if not term:
-            return queryset, False
-        try:
-            return queryset.filter(call_id=UUID(term)), False
-        except ValueError:
-            return queryset.none(), False
-
-
-def rate(meter: str) -> Column:
-    """A column that shows one rate of a route's price."""
-
-    @admin.display(description=f"{meter.replace('_', ' ')} $/1M", ordering=meter)
-    def column(price: RoutePrice) -> str:
-        return per_million(getattr(price, meter))
-
-    return column
-
-
-class RoutePriceForm(forms.Form):
-    route = forms.ModelChoiceField(
-        Route.objects.select_related("model", "backend").order_by("model__public_id", "backend__name")
-    )
-    input = RateField(help_text="USD per 1M tokens, such as 0.07; 0 for a server that is paid otherwise.")
-    cached_input = RateField(required=False, help_text="Empty: the input price.")
-    output = RateField(help_text="USD per 1M tokens.")
-    starts_at = forms.SplitDateTimeField(
-        required=False,
-        widget=AdminSplitDateTime,
-        help_text=f"UTC. Empty: as soon as it may, {pricing.NOTICE.seconds} s from now. The price before it ends then.",
-    )
-
-
-@admin.register(RoutePrice)
-class RoutePriceAdmin(ReadOnlyAdmin):
-    list_display = ["route", rate("input"), rate("cached_input"), rate("output"), "starts_at", "ends_at", "created_by"]
-    list_filter = [("ends_at", admin.EmptyFieldListFilter), "route__backend"]
-    list_select_related = ["route__model", "route__backend", "created_by"]
-    search_fields = ["route__model__public_id", "route__backend__name"]
-    ordering = ["-starts_at", "-id"]
-    fields = [
-        "route", rate("input"), rate("cached_input"), rate("output"), "starts_at", "ends_at", "created_at", "created_by"
-    ]  # fmt: skip
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("gateway.add_routeprice")
-
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        if not self.has_add_permission(request):
-            raise PermissionDenied
-        staff = cast(User, request.user)
-        form = RoutePriceForm(request.POST or None, initial={"route": request.GET.get("route")})
-        if form.is_valid():
-            try:
-                price = route_prices.set_price(**form.cleaned_data, now=clock.now(), by=staff)
-            except route_prices.RoutePriceRefused as refusal:
-                form.add_error(None, str(refusal))
-            else:
-                LogEntry.objects.log_actions(staff.pk, [price], ADDITION, "Superseded the price before it.")
-                messages.success(request, f"New price: {price} UTC.")
-                return redirect("admin:gateway_routeprice_changelist")
-        return base.add_page(self, request, form, title="Set what a backend charges us")
