@@ -128,12 +128,12 @@ async def _read_prices(database: AsyncConnection[object]) -> dict[int, tuple[Pri
     return prices
 
 
-async def _read_targets(database: AsyncConnection[object], route_id: int | None = None) -> dict[int, list[Target]]:
+async def _read_targets(database: AsyncConnection[object], only_route: int | None = None) -> dict[int, list[Target]]:
     """By model: those that get calls, or the one of a route."""
     prices = await _read_prices(database)
     targets: dict[int, list[Target]] = defaultdict(list)
     async with database.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_ROUTES, {"route": route_id})
+        await cursor.execute(_ROUTES, {"route": only_route})
         for route_id, model_id, backend, base_url, credential, name, priority, weight, *rest in await cursor.fetchall():
             try:
                 plaintext = credentials.decrypt(bytes(credential)) if credential else None
