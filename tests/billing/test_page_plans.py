@@ -19,7 +19,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Account
 from billing import partitions
-from billing.models import Transfer
+from billing.models import Transfer, UsageHour
 from tests import factories
 from tests.billing.looking import called, customer
 
@@ -34,10 +34,12 @@ LAST_YEAR = NOW - timedelta(days=365)
 def owner() -> Client:
     account, owner = customer()
     partitions.ensure(now=LAST_YEAR, months_ahead=1)
-    for other in (account, factories.funded(10**12)):
+    other = factories.funded(10**12)
+    for each in (account, other):
         for moment in (NOW, NOW - timedelta(days=40), LAST_YEAR):
-            called(other, 5, at=moment)
+            called(each, 5, at=moment)
     many_transfers(account)
+    many_hours(other)
     with connection.cursor() as cursor:  # The server may have counted while there were no rows yet.
         cursor.execute("ANALYZE billing_transfer, billing_usagehour")
     return owner
@@ -51,6 +53,19 @@ def many_transfers(account: Account) -> None:
             kind="usage", debit="wallet", credit="usage_revenue", amount=1, cause=factories.unique("plan"),
             day=(LAST_YEAR + timedelta(days=number // 10)).date(), wallet=account.wallet,
             wallet_seq=seq + number, balance_after=0,
+        )
+        for number in range(1, 3000)
+    )  # fmt: skip
+
+
+def many_hours(other: Account) -> None:
+    """As many of somebody else as make it worth while to look only at one's own."""
+    hour = UsageHour.objects.filter(account=other).order_by("hour")[0]
+    UsageHour.objects.bulk_create(
+        UsageHour(
+            account=other, api_key_id=hour.api_key_id, model_id=hour.model_id,
+            hour=hour.hour + timedelta(hours=number), calls=1, input_tokens=1, cached_input_tokens=0,
+            output_tokens=1, charge=1, upstream_cost=0,
         )
         for number in range(1, 3000)
     )  # fmt: skip
