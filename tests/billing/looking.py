@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from asgiref.sync import async_to_sync
+from django.db import connection
 from django.http import StreamingHttpResponse
 from django.test import AsyncClient, Client
 
 from accounts.models import Account, Membership
 from billing import settlement
 from billing.ledger import Ask
-from billing.models import UsageRecord
+from billing.models import UsageHour, UsageRecord
 from tests import factories, people
 
 PAGES = ["/", "/usage/", "/requests/", "/statement/"]
@@ -44,6 +45,21 @@ def called(account: Account, charge: int, *, at: datetime, settled: bool = True,
     if settled:
         settlement.settle_accounts(account_ids=[account.pk])
     return call
+
+
+def many_hours(other: Account) -> None:
+    """As many of somebody else as make it worth while to look only at one's own."""
+    hour = UsageHour.objects.filter(account=other).order_by("hour")[0]
+    UsageHour.objects.bulk_create(
+        UsageHour(
+            account=other, api_key_id=hour.api_key_id, model_id=hour.model_id,
+            hour=hour.hour + timedelta(hours=number), calls=1, input_tokens=1, cached_input_tokens=0,
+            output_tokens=1, charge=1, upstream_cost=0,
+        )
+        for number in range(1, 3000)
+    )  # fmt: skip
+    with connection.cursor() as cursor:  # The server may have counted while there were no rows yet.
+        cursor.execute("ANALYZE billing_usagehour")
 
 
 def text(client: Client, address: str, *, status: int = 200) -> str:
