@@ -47,12 +47,12 @@ def called(account: Account, charge: int, *, at: datetime, settled: bool = True,
     return call
 
 
-def many_hours(other: Account) -> None:
-    """As many of somebody else as make it worth while to look only at one's own."""
-    hour = UsageHour.objects.filter(account=other).order_by("hour")[0]
+def many_hours(of: Account) -> None:
+    """As many hours with calls as make it worth while to look for some of them by an index."""
+    hour = UsageHour.objects.filter(account=of).order_by("hour")[0]
     UsageHour.objects.bulk_create(
         UsageHour(
-            account=other, api_key_id=hour.api_key_id, model_id=hour.model_id,
+            account=of, api_key_id=hour.api_key_id, model_id=hour.model_id,
             hour=hour.hour + timedelta(hours=number), calls=1, input_tokens=1, cached_input_tokens=0,
             output_tokens=1, charge=1, upstream_cost=0,
         )
