@@ -33,7 +33,7 @@ from tests import factories, people
 from tests.gateway import wire
 from tests.gateway.conftest import Lab
 from tests.gateway.customers import Customer, chat, customer
-from tests.gateway.scripted import DONE, JSON_HEAD, REFUSAL, chunk, usage
+from tests.gateway.scripted import DONE, JSON_HEAD, REFUSAL, ScriptedBackend, chunk, usage
 from tests.stack import Stack, WebProcess, until
 
 Result = Attempt.Result
@@ -331,6 +331,14 @@ def test_a_drained_backend_whose_calls_still_run_is_draining() -> None:
 
 
 @pytest.fixture
+def scripted() -> Iterator[ScriptedBackend]:
+    """Of the test's own: other tests find theirs by its address."""
+    backend = ScriptedBackend()
+    yield backend
+    backend.stop()
+
+
+@pytest.fixture
 def scripted_route(committed: None, lab: Lab) -> Iterator[Route]:
     route = Route.objects.select_related("backend", "model").get(model__public_id=lab.of_script)
     yield route
@@ -378,9 +386,9 @@ def test_a_dead_backend_is_told_and_so_is_one_that_is_drained(lab: Lab, scripted
     assert "answered" in tried(scripted_route)
 
 
-def test_trying_charges_nobody_and_leaves_no_rows(committed: None, lab: Lab) -> None:
-    _, model = served(base_url=lab.scripted.base_url)
-    lab.scripted.play(answer(), head=JSON_HEAD)
+def test_trying_charges_nobody_and_leaves_no_rows(committed: None, scripted: ScriptedBackend) -> None:
+    _, model = served(base_url=scripted.base_url)
+    scripted.play(answer(), head=JSON_HEAD)
 
     assert "answered" in tried(Route.objects.select_related("backend", "model").get(model=model))
 
