@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from flint.sandbox import servers
@@ -27,6 +28,7 @@ def pytest_load_initial_conftests() -> Generator[None]:
     _running.callback(shutil.rmtree, folder, ignore_errors=True)
     database = _running.enter_context(servers.postgres(folder / "postgres"))
     _running.callback(database.remove)
+    configure(database.url)
     redis = _running.enter_context(servers.valkey(folder / "valkey"))
     os.environ.update(
         FLINT_ENV="sandbox",
@@ -40,6 +42,18 @@ def pytest_load_initial_conftests() -> Generator[None]:
         GATEWAY_BREAKER_SECONDS="0",  # Tests share a backend and make it fail; those of breakers say so.
     )
     return (yield)
+
+
+def configure(url: str) -> None:
+    """Let nothing but the tests decide what this server knows of its tables, and let it not wait for the disk.
+
+    Autovacuum counts rows whenever it likes, and tests of plans would see other plans for it, or wait for its locks.
+    What is written is gone after the run; a server that is killed still finds it in the memory of the machine.
+    """
+    with psycopg.connect(url, autocommit=True) as connection:
+        for setting in ("autovacuum", "fsync"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def pytest_unconfigure() -> None:
