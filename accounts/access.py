@@ -31,6 +31,7 @@ class Permission(StrEnum):
     MANAGE_OWN_KEYS = "create keys"
     MANAGE_ALL_KEYS = "change the keys of others"
     SEE_MONEY = "see the statement of the account"
+    MANAGE_MONEY = "add funds to the account"
     SEE_TEAM = "see who belongs to the account"
     MANAGE_TEAM = "change who belongs to the account"
     MANAGE_OWNERS = "make or remove owners"
@@ -40,7 +41,7 @@ class Permission(StrEnum):
 
 _LOOK = {Permission.SEE_USAGE, Permission.SEE_TEAM}
 _MEMBER = _LOOK | {Permission.SEE_KEYS, Permission.MANAGE_OWN_KEYS}
-_BILLING = _LOOK | {Permission.SEE_MONEY}
+_BILLING = _LOOK | {Permission.SEE_MONEY, Permission.MANAGE_MONEY}
 _ADMIN = set(Permission) - {Permission.MANAGE_OWNERS}
 ROLES: Mapping[str, frozenset[Permission]] = {
     Role.OWNER: frozenset(Permission),

@@ -119,6 +119,14 @@ class Environment:
         """A comma-separated list."""
         return [item.strip() for item in self.text(name, default).split(",") if item.strip()]
 
+    def integers(self, name: str, default: str, *, minimum: int, maximum: int) -> list[int]:
+        """A comma-separated list of whole numbers."""
+        items = self.names(name, default)
+        if any(not (item.isascii() and item.isdigit() and minimum <= int(item) <= maximum) for item in items):
+            self.fault(f"{name} must be whole numbers from {minimum} to {maximum} with commas between them.")
+            return []
+        return [int(item) for item in items]
+
     def networks(self, name: str, default: str) -> list[IPv4Network | IPv6Network]:
         """A comma-separated list of IP networks."""
         try:

@@ -5,6 +5,7 @@ FLINT_ENV is `sandbox` (the default: a laptop, where missing variables come from
 """
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -271,6 +272,43 @@ INSTALLED_APPS += _provider_apps
 
 WELCOME_CREDIT = env.dollars("WELCOME_CREDIT_USD", "0" if PRODUCTION else "5", maximum=1000)
 
+# --- Stripe --------------------------------------------------------------------------------------------------
+
+# Without a key nobody can top up, and the page says whom to write to. sk_sim_ is the sandbox's simulator.
+STRIPE_SECRET_KEY = env.text("STRIPE_SECRET_KEY", "")
+STRIPE_WEBHOOK_SECRETS = env.names("STRIPE_WEBHOOK_SECRETS")  # Any of them is taken, so that they can be rotated.
+STRIPE_API_BASE = env.text("STRIPE_API_BASE", "").rstrip("/")  # Stripe's own where empty.
+STRIPE_LIVEMODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
+# Where the payment page is: Stripe's own domain, or the one of the company that is set up there.
+STRIPE_CHECKOUT_ORIGIN = env.text("STRIPE_CHECKOUT_ORIGIN", STRIPE_API_BASE or "https://checkout.stripe.com")
+STRIPE_TAX = env.boolean("STRIPE_TAX", False)  # Stripe Tax adds tax to what is credited.
+STRIPE_TAX_CODE = env.text("STRIPE_TAX_CODE", None if STRIPE_TAX else "", hint="Of prepaid credit, such as txcd_...")
+# Of one payment, before tax.
+TOPUP_MIN_CENTS = env.integer("TOPUP_MIN_CENTS", 500, minimum=50, maximum=99_999_999)
+TOPUP_MAX_CENTS = env.integer("TOPUP_MAX_CENTS", 500_000, minimum=50, maximum=99_999_999)
+TOPUP_AMOUNTS = env.integers("TOPUP_AMOUNTS", "1000,2500,10000", minimum=TOPUP_MIN_CENTS, maximum=TOPUP_MAX_CENTS)
+
+if STRIPE_SECRET_KEY:
+    if not re.fullmatch(r"(sk_live|rk_live|sk_test|rk_test|sk_sim)_\w+", STRIPE_SECRET_KEY, re.ASCII):
+        env.fault("STRIPE_SECRET_KEY is no secret or restricted key of Stripe (sk_live_..., rk_live_..., sk_test_...).")
+    if not STRIPE_WEBHOOK_SECRETS:
+        env.fault("STRIPE_WEBHOOK_SECRETS is missing: without one anybody could tell us that they have paid.")
+    if any(not re.fullmatch(r"whsec_\w{16,}", secret, re.ASCII) for secret in STRIPE_WEBHOOK_SECRETS):
+        env.fault("STRIPE_WEBHOOK_SECRETS holds something that is not the secret of a webhook endpoint (whsec_...).")
+    if STRIPE_LIVEMODE and not PRODUCTION:
+        env.fault("STRIPE_SECRET_KEY is live, but this is a sandbox: it would take real money.")
+    if STRIPE_LIVEMODE and STRIPE_API_BASE:
+        env.fault("STRIPE_API_BASE is set, but STRIPE_SECRET_KEY is live: a live key goes to Stripe and nowhere else.")
+    if STRIPE_SECRET_KEY.startswith("sk_sim_"):
+        if PRODUCTION:
+            env.fault("STRIPE_SECRET_KEY is the simulator's, but FLINT_ENV is production.")
+        if not STRIPE_API_BASE:
+            env.fault("STRIPE_API_BASE is missing, but STRIPE_SECRET_KEY is the simulator's.")
+if STRIPE_API_BASE and urlsplit(STRIPE_API_BASE).hostname not in ("127.0.0.1", "::1", "localhost"):
+    env.fault("STRIPE_API_BASE is not on this machine: only a simulator is asked instead of Stripe.")
+if TOPUP_MIN_CENTS > TOPUP_MAX_CENTS:
+    env.fault("TOPUP_MIN_CENTS is more than TOPUP_MAX_CENTS.")
+
 # --- Mail ----------------------------------------------------------------------------------------------------
 
 if PRODUCTION or env.has("EMAIL_HOST"):
@@ -307,7 +345,8 @@ CONTENT_SECURITY_POLICY = {
         "img-src": [SELF, "data:"],
         "connect-src": [SELF],
         "font-src": [SELF],
-        "form-action": [SELF, *_provider_origins],  # Chromium also asks it where a sent form redirects to.
+        # Chromium also asks it where a sent form redirects to.
+        "form-action": [SELF, *_provider_origins, *([STRIPE_CHECKOUT_ORIGIN] if STRIPE_SECRET_KEY else [])],
         "base-uri": [NONE],
         "frame-ancestors": [NONE],
     }

@@ -95,6 +95,12 @@ def test_every_missing_variable_is_named_in_one_error(monkeypatch: pytest.Monkey
         ("WELCOME_CREDIT_USD", "1001", "dollars from 0 to 1000"),
         ("SOCIAL_GOOGLE_CLIENT_ID", "id", "SOCIAL_GOOGLE_CLIENT_ID and SOCIAL_GOOGLE_SECRET belong together"),
         ("SOCIAL_GITHUB_SECRET", "secret", "SOCIAL_GITHUB_CLIENT_ID and SOCIAL_GITHUB_SECRET belong together"),
+        ("STRIPE_API_BASE", "https://stripe.example.com", "not on this machine"),
+        ("STRIPE_TAX", "true", "STRIPE_TAX_CODE is missing"),
+        ("TOPUP_MIN_CENTS", "49", "whole number from 50 to"),
+        ("TOPUP_MIN_CENTS", "600000", "more than TOPUP_MAX_CENTS"),
+        ("TOPUP_AMOUNTS", "1000,10.00", "whole numbers from 500 to 500000"),
+        ("TOPUP_AMOUNTS", "499", "whole numbers from 500 to 500000"),
     ],
 )
 def test_production_refuses(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
@@ -107,6 +113,55 @@ def test_production_sends_mail_over_tls_and_promises_no_credit(monkeypatch: pyte
     assert (settings["EMAIL_HOST"], settings["EMAIL_PORT"], settings["EMAIL_USE_TLS"]) == ("mail.internal", 587, True)
     assert settings["WELCOME_CREDIT"] == 0
     assert settings["STAFF_NEED_SECOND_FACTOR"]
+
+
+STRIPE = {"STRIPE_SECRET_KEY": "sk_live_hunter2", "STRIPE_WEBHOOK_SECRETS": "whsec_0123456789abcdef"}
+SANDBOX = {name: value for name, value in PRODUCTION.items() if name != "FLINT_ENV"}
+SIMULATOR = {"STRIPE_SECRET_KEY": "sk_sim_hunter2", "STRIPE_API_BASE": "http://127.0.0.1:12111"}
+
+
+def test_without_a_key_of_stripe_nothing_of_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_from(monkeypatch, PRODUCTION)
+    assert settings["STRIPE_SECRET_KEY"] == ""
+    assert settings["CONTENT_SECURITY_POLICY"]["DIRECTIVES"]["form-action"][1:] == []
+
+
+def test_a_live_key_is_for_production_and_takes_real_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_from(monkeypatch, {**PRODUCTION, **STRIPE})
+    assert settings["STRIPE_LIVEMODE"] is True
+    assert settings["STRIPE_WEBHOOK_SECRETS"] == ["whsec_0123456789abcdef"]
+    assert settings["CONTENT_SECURITY_POLICY"]["DIRECTIVES"]["form-action"][1:] == ["https://checkout.stripe.com"]
+    assert "live, but this is a sandbox" in faults_of(monkeypatch, {**SANDBOX, **STRIPE})
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"STRIPE_SECRET_KEY": "pk_live_hunter2"}, "no secret or restricted key"),
+        ({"STRIPE_WEBHOOK_SECRETS": ""}, "STRIPE_WEBHOOK_SECRETS is missing"),
+        ({"STRIPE_WEBHOOK_SECRETS": " , "}, "STRIPE_WEBHOOK_SECRETS is missing"),
+        ({"STRIPE_WEBHOOK_SECRETS": "whsec_0123456789abcdef,whsec_"}, "not the secret of a webhook endpoint"),
+        ({"STRIPE_API_BASE": "http://127.0.0.1:12111"}, "a live key goes to Stripe and nowhere else"),
+        ({"STRIPE_SECRET_KEY": "rk_live_x", "STRIPE_API_BASE": "http://localhost:1"}, "a live key goes to Stripe"),
+        (SIMULATOR, "is the simulator's, but FLINT_ENV is production"),
+    ],
+)
+def test_production_refuses_a_key_of_stripe(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sentence: str
+) -> None:
+    message = faults_of(monkeypatch, {**PRODUCTION, **STRIPE, **variables})
+    assert sentence in message
+    assert "hunter2" not in message
+
+
+def test_the_simulator_is_for_the_sandbox_and_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulator = {**SANDBOX, **STRIPE, **SIMULATOR}
+    settings = settings_from(monkeypatch, simulator)
+    assert settings["STRIPE_LIVEMODE"] is False
+    assert settings["CONTENT_SECURITY_POLICY"]["DIRECTIVES"]["form-action"][1:] == ["http://127.0.0.1:12111"]
+    elsewhere = {**simulator, "STRIPE_API_BASE": "http://10.0.0.7:12111"}
+    assert "not on this machine" in faults_of(monkeypatch, elsewhere)
+    assert "STRIPE_API_BASE is missing" in faults_of(monkeypatch, {**simulator, "STRIPE_API_BASE": ""})
 
 
 def test_a_password_never_goes_to_a_mail_server_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:

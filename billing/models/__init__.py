@@ -1,8 +1,9 @@
-"""The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), the work in the
-background (chores)."""
+"""The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
+from Stripe (payments), the work in the background (chores)."""
 
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
+from billing.models.payments import Payment, StripeCustomer, StripeEvent
 from billing.models.usage import (
     GatewayProcess,
     Hold,
@@ -24,12 +25,15 @@ __all__ = [
     "LanguageModel",
     "LateUsageRecord",
     "LedgerAccount",
+    "Payment",
     "PeriodicTask",
     "PriceRate",
     "PriceVersion",
     "PromiseCheck",
     "RefusedCalls",
     "ReleasedHolds",
+    "StripeCustomer",
+    "StripeEvent",
     "Transfer",
     "TransferKind",
     "UsageHour",
