@@ -4,7 +4,8 @@ Every amount is pico-USD. A balance moves in one of these ways, and nowhere else
 
 - `reserve` takes the most a call can cost from what a wallet, and a key with a spend cap, can spend (may refuse);
 - `release` gives a hold back, with a reason; `settle` charges the recorded calls of a wallet and closes their holds;
-- `credit` and `debit` post every other transfer; `expire_lots` takes back promotional credit whose time is over.
+- `credit` and `debit` post every other transfer of a wallet; `expire_lots` takes back promotional credit whose time is
+  over; `post` moves what belongs to no wallet: taxes, Stripe's fees, payouts.
 
 `posted`, `debt`, `seq` and the lots of a wallet change only under its advisory lock; `held` and the counts of holds
 also change by single statements that touch the wallet row last. The order of locks is everywhere: advisory lock, usage,
@@ -30,6 +31,7 @@ from apikeys.models import SpendPeriod
 from billing import ledger_sql as sql
 from billing import money
 from billing.models import CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
+from billing.models.wallets import SIDES
 
 SETTLEMENT_BATCH = 1000
 
@@ -229,6 +231,27 @@ def debit(
     return transfer
 
 
+def post(
+    *, amount: int, kind: TransferKind, debit: LedgerAccount, credit: LedgerAccount, cause: str, now: datetime
+) -> Transfer:
+    """Post between two accounts of ours, neither of them a wallet.
+
+    The same cause again returns the first transfer and moves nothing. Raises InvalidTransfer, CauseReused.
+    """
+    if LedgerAccount.WALLET in (debit, credit):
+        raise InvalidTransfer("A wallet moves by credit and debit alone, which keep its balance.")
+    if (debit, credit) not in SIDES[kind]:
+        raise InvalidTransfer(f"A {kind} does not move from {credit} to {debit}.")
+    with transaction.atomic():
+        done = _already_posted(cause, None, amount, kind, debit, credit)
+        if done is not None:
+            return done
+        fields = {"kind": kind, "debit": debit, "credit": credit, "amount": amount, "day": _utc_day(now)}
+        # Another may post the same meanwhile; then this waits for it, and gets its transfer.
+        transfer, posted = Transfer.objects.get_or_create(cause=cause, defaults=fields)
+    return transfer if posted else _same(transfer, None, amount, kind, debit, credit)
+
+
 def expire_lots(*, account_id: int, now: datetime) -> int:
     """Take back what is left of the wallet's expired lots, except what open holds cover; returns the amount taken."""
     expired = CreditLot.objects.filter(wallet_id=account_id, remaining__gt=0, expires_at__lte=now)
@@ -265,18 +288,24 @@ def _locked_wallet(account_id: int) -> Wallet:
 
 
 def _already_posted(
-    cause: str, wallet: Wallet, amount: int, kind: TransferKind, debit: LedgerAccount, credit: LedgerAccount
+    cause: str, wallet: Wallet | None, amount: int, kind: TransferKind, debit: LedgerAccount, credit: LedgerAccount
 ) -> Transfer | None:
     if amount <= 0:
         raise InvalidTransfer("A transfer moves a positive amount.")
     if kind is TransferKind.USAGE:
         raise InvalidTransfer("Usage is charged by settlement alone: its transfer is the sum of its records.")
     done = Transfer.objects.filter(cause=cause).first()
-    if done is None:
-        return None
-    if (done.wallet_id, done.amount, done.kind, done.debit, done.credit) != (wallet.pk, amount, kind, debit, credit):
+    return _same(done, wallet, amount, kind, debit, credit) if done is not None else None
+
+
+def _same(
+    done: Transfer, wallet: Wallet | None, amount: int, kind: TransferKind, debit: LedgerAccount, credit: LedgerAccount
+) -> Transfer:
+    asked = (wallet.pk if wallet else None, amount, kind, debit, credit)
+    if (done.wallet_id, done.amount, done.kind, done.debit, done.credit) != asked:
         raise CauseReused(
-            f"{cause!r} already moved {done.amount} pico-USD of wallet {done.wallet_id}, {done.debit} to {done.credit}."
+            f"{done.cause!r} already moved {done.amount} pico-USD of wallet {done.wallet_id}, "
+            f"{done.debit} to {done.credit}."
         )
     return done
 

@@ -23,6 +23,11 @@ def from_usd(text: str) -> int:
     return _exact(text, PICO_PER_USD, "USD has at most 12 decimals here")
 
 
+def from_cents(cents: int) -> int:
+    """Pico-USD of US cents, as Stripe counts them."""
+    return cents * PICO_PER_CENT
+
+
 def rate_from_usd_per_million(text: str) -> int:
     """Pico-USD per token of a price in USD per million tokens such as `0.14`. Raises InvalidAmount."""
     return _exact(text, PICO_PER_USD // 10**6, "a price per million tokens has at most 6 decimals")

@@ -63,6 +63,11 @@ class LedgerAccount(models.TextChoices):
     ADJUSTMENTS = "adjustments"
     WRITE_OFFS = "write_offs"
 
+    @staticmethod
+    def clearing(*, livemode: bool) -> LedgerAccount:
+        """What Stripe holds for us. Money of a test key or of the simulator is kept apart from real money."""
+        return LedgerAccount.STRIPE_CLEARING if livemode else LedgerAccount.SIMULATED_CLEARING
+
 
 class TransferKind(models.TextChoices):
     TOPUP = "topup"

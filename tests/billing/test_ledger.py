@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 from django.db import IntegrityError
 
 from accounts.models import Account
-from billing import ledger, ledger_sql, settlement
+from billing import clock, ledger, ledger_sql, settlement
 from billing.models import LedgerAccount, Transfer, TransferKind
 from billing.models.wallets import SIDES
 from tests import factories
@@ -275,3 +276,40 @@ class TestAtTheSameTime:
 def test_usage_is_charged_by_settlement_alone(account: Account) -> None:
     with pytest.raises(ledger.InvalidTransfer, match="settlement alone"):
         factories.debit(account, 10, kind=TransferKind.USAGE, target=LedgerAccount.USAGE_REVENUE)
+
+
+def a_fee(**fields: Any) -> Transfer:
+    sides = {"debit": LedgerAccount.STRIPE_FEES, "credit": LedgerAccount.STRIPE_CLEARING}
+    what = {"amount": 30, "kind": TransferKind.FEE, "now": clock.now()}
+    return ledger.post(**{**what, **sides, **fields})
+
+
+@pytest.mark.django_db
+def test_what_belongs_to_no_wallet_is_posted_once() -> None:
+    cause = factories.unique("fee")
+    first = a_fee(cause=cause)
+    assert a_fee(cause=cause) == first
+    assert (first.wallet, first.wallet_seq, first.balance_after) == (None, None, None)
+    others: list[dict[str, Any]] = [{"amount": 31}, {"credit": LedgerAccount.SIMULATED_CLEARING}]
+    for other in others:
+        with pytest.raises(ledger.CauseReused):
+            a_fee(cause=cause, **other)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"amount": 0},
+        {"amount": -1},
+        {"kind": TransferKind.TAX},
+        {"debit": LedgerAccount.BANK},
+        {"kind": TransferKind.REFUND, "debit": LedgerAccount.WALLET},
+        {"kind": TransferKind.USAGE, "debit": LedgerAccount.WALLET, "credit": LedgerAccount.USAGE_REVENUE},
+    ],
+)
+def test_post_moves_no_wallet_and_nothing_between_other_accounts(wrong: dict[str, Any]) -> None:
+    cause = factories.unique("fee")
+    with pytest.raises(ledger.InvalidTransfer):
+        a_fee(cause=cause, **wrong)
+    assert not Transfer.objects.filter(cause=cause).exists()

@@ -1,0 +1,50 @@
+"""Who an account is at Stripe: one customer each, made when it first pays."""
+
+from __future__ import annotations
+
+from django.conf import settings
+
+from accounts.models import Account
+from billing.models import StripeCustomer
+from billing.payments import stripe_api
+from billing.payments.stripe_api import Card
+
+
+def ensure(account: Account) -> str:
+    """Stripe's id of the account's customer, made if need be. Raises what asking Stripe raises.
+
+    All who ask at the same time ask with the same key and so are given the same customer; the row keeps the first, and
+    everybody uses what the row says.
+    """
+    row, _ = StripeCustomer.objects.get_or_create(account=account, defaults={"livemode": settings.STRIPE_LIVEMODE})
+    if row.livemode != settings.STRIPE_LIVEMODE:
+        # A customer of test mode is unknown to live mode, and its card is none there.
+        row.delete()
+        row = StripeCustomer.objects.create(account=account, livemode=settings.STRIPE_LIVEMODE)
+    if row.stripe_id:
+        return row.stripe_id
+    made = stripe_api.create_customer(
+        {"metadata": {"account": str(account.pk)}, "description": f"Account {account.pk}"},
+        # Of this row: where a customer was forgotten, the next one must not be the answer that Stripe remembers.
+        key=f"customer:{account.pk}:{row.created_at.isoformat()}",
+    )
+    StripeCustomer.objects.filter(account=account, stripe_id=None).update(stripe_id=made)
+    row.refresh_from_db()
+    return row.stripe_id or made
+
+
+def forget(stripe_id: str) -> None:
+    """It was deleted at Stripe, with its card; the next payment makes another."""
+    StripeCustomer.objects.filter(stripe_id=stripe_id).delete()
+
+
+def keep_card(account: Account, card: Card, **consent: object) -> None:
+    """Note the card that Stripe has saved; `consent` says who agreed to that, and when."""
+    StripeCustomer.objects.filter(account=account).update(
+        payment_method=card.payment_method,
+        card_brand=card.brand,
+        card_last4=card.last4,
+        card_exp_month=card.exp_month,
+        card_exp_year=card.exp_year,
+        **consent,
+    )

@@ -1,0 +1,166 @@
+"""What became of a payment: asked of Stripe, and written down once.
+
+`fulfil` may be called at any time, any number of times and by several at once: by the worker of events, by the page to
+which a customer returns, by a sweep. A payment is credited when Stripe says that it succeeded and when all of it is
+what we asked for. What does not fit credits nothing and stays as the payment's `error`, for a person.
+"""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+
+from billing import clock, ledger, money
+from billing.models import CreditLot, LedgerAccount, Payment, StripeCustomer, TransferKind
+from billing.payments import customers, stripe_api
+from billing.payments.stripe_api import Checkout, Intent
+
+State = Payment.State
+ERROR_LENGTH = 500
+
+logger = logging.getLogger(__name__)
+
+
+class UnknownPayment(Exception):
+    """A PaymentIntent names a payment of ours that does not exist."""
+
+
+def fulfil(payment_intent: str) -> Payment | None:
+    """Write down what Stripe says of this PaymentIntent, and credit it if it is paid; None for one that is not ours.
+
+    Raises UnknownPayment, and stripe_api.Refused or Unavailable.
+    """
+    intent = stripe_api.intent(payment_intent)
+    if not intent.payment:
+        return None
+    payment = _payment(intent)
+    session = None
+    if payment.kind == Payment.Kind.TOPUP:
+        known = payment.checkout_session
+        session = stripe_api.checkout(known) if known else stripe_api.checkout_of(intent.id)
+    return _write(payment.pk, intent, session)
+
+
+def refresh(payment: Payment) -> Payment:
+    """The same for a payment of which the PaymentIntent may not be known, or not be there yet.
+
+    Raises stripe_api.Refused or Unavailable.
+    """
+    if payment.checkout_session:
+        session = stripe_api.checkout(payment.checkout_session)
+        intent = stripe_api.intent(session.payment_intent) if session.payment_intent else None
+        return _write(payment.pk, intent, session)
+    if payment.payment_intent:
+        return _write(payment.pk, stripe_api.intent(payment.payment_intent), None)
+    return payment
+
+
+def _payment(intent: Intent) -> Payment:
+    try:
+        return Payment.objects.get(pk=UUID(intent.payment))
+    except (ValueError, Payment.DoesNotExist):
+        raise UnknownPayment(f"{intent.id} is for payment {intent.payment[:40]!r}, which does not exist.") from None
+
+
+def _write(payment_id: UUID, intent: Intent | None, session: Checkout | None) -> Payment:
+    """Nothing outside is asked in here, so the payment is locked for a moment only."""
+    with transaction.atomic():
+        payment = Payment.objects.select_for_update().select_related("account").get(pk=payment_id)
+        misfit = _misfit(payment, intent, session)
+        if misfit:
+            payment.error = misfit[:ERROR_LENGTH]
+            logger.error("payment %s is not credited: %s", payment.pk, misfit)
+        elif payment.state != State.PAID:
+            payment.error = ""
+            payment.checkout_session = session.id if session else payment.checkout_session
+            if intent is not None:
+                payment.payment_intent = intent.id
+                payment.failure_code = intent.failure_code
+            if intent is not None and intent.status == "succeeded":
+                _credit(payment, intent, tax=session.tax if session else 0)
+            else:
+                payment.state = _unpaid_state(payment, intent, session)
+        payment.save()
+    return payment
+
+
+def _misfit(payment: Payment, intent: Intent | None, session: Checkout | None) -> str:
+    """Why this is not the payment that we asked for; empty when it is."""
+    customer = StripeCustomer.objects.filter(account=payment.account_id).values_list("stripe_id", flat=True).first()
+    for found in (intent, session):
+        if found is None:
+            continue
+        if found.livemode != payment.livemode or found.livemode != settings.STRIPE_LIVEMODE:
+            return f"{found.id} is of the other mode (live or test)."
+        if found.payment != str(payment.pk):
+            return f"{found.id} is for payment {found.payment[:40]!r}."
+        if customer is None or found.customer != customer:
+            return f"{found.id} is of customer {found.customer}, the account's is {customer}."
+        if found.currency != stripe_api.CURRENCY:
+            return f"{found.id} is in {found.currency}."
+    if session is not None:
+        if payment.checkout_session not in (None, session.id):
+            return f"{session.id} is not the session of this payment."
+        if intent is not None and session.payment_intent != intent.id:
+            return f"{intent.id} is not the PaymentIntent of {session.id}."
+        if session.net != payment.amount_cents or session.total != session.net + session.tax or session.tax < 0:
+            return f"{session.id} is about {session.net} + {session.tax} = {session.total} cents."
+    if intent is None:
+        return ""
+    if payment.payment_intent not in (None, intent.id):
+        return f"{intent.id} pays it as well as {payment.payment_intent}."
+    if payment.kind == Payment.Kind.TOPUP and session is None:
+        return f"{intent.id} was not made by a Checkout session."
+    if intent.status == "succeeded":
+        asked = session.total if session else payment.amount_cents
+        if intent.amount_received != asked:
+            return f"{intent.id} paid {intent.amount_received} cents instead of {asked}."
+    return ""
+
+
+def _credit(payment: Payment, intent: Intent, *, tax: int) -> None:
+    now = clock.now()
+    clearing = LedgerAccount.clearing(livemode=payment.livemode)
+    payment.transfer = ledger.credit(
+        account=payment.account,
+        amount=money.from_cents(payment.amount_cents),
+        kind=TransferKind.TOPUP,
+        source=clearing,
+        cause=f"stripe:pi:{intent.id}",
+        now=now,
+        lot=CreditLot.Kind.PAID,
+        by=payment.requested_by,
+    )
+    if tax:
+        ledger.post(
+            amount=money.from_cents(tax),
+            kind=TransferKind.TAX,
+            debit=clearing,
+            credit=LedgerAccount.TAX_PAYABLE,
+            cause=f"stripe:tax:{intent.id}",
+            now=now,
+        )
+    payment.state, payment.paid_at = State.PAID, now
+    payment.tax_cents, payment.total_cents = tax, payment.amount_cents + tax
+    payment.charge, payment.receipt_url, payment.failure_code = intent.charge, intent.receipt_url, ""
+    if payment.save_card and intent.card:
+        customers.keep_card(
+            payment.account, intent.card, consented_at=payment.created_at, consented_by=payment.requested_by
+        )
+
+
+def _unpaid_state(payment: Payment, intent: Intent | None, session: Checkout | None) -> Payment.State:
+    """A card that was declined in an open Checkout is not the end: the customer may take another one there."""
+    status = intent.status if intent else ""
+    if status == "processing":
+        return State.PROCESSING
+    if status == "canceled" or (session and session.status == "expired"):
+        return State.CANCELED
+    if session and session.status == "complete":
+        return State.FAILED  # A bank that takes days has said no.
+    if session:
+        return State.OPEN
+    return State.REQUIRES_ACTION if status == "requires_action" else State.FAILED

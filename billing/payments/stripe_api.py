@@ -1,0 +1,192 @@
+"""All that knows Stripe's client: how it is asked, what of its objects is read, and what its errors mean.
+
+An error means one of two things. **Refused**: Stripe did not do it and will not, however often it is asked.
+**Unavailable**: nobody knows whether it was done, so it is asked again with the same idempotency key, or looked up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import stripe
+from django.conf import settings
+from stripe.checkout import Session
+from stripe.params import CustomerCreateParams
+from stripe.params.checkout import SessionCreateParams
+
+API_VERSION = "2026-10-28.endive"  # That of the client's types. The webhook endpoint at Stripe is made with the same.
+CURRENCY = "usd"
+PAYMENT = "payment"  # The key in Stripe's metadata under which our Payment's id is.
+TIMEOUT_SECONDS = (3.0, 10.0)  # To connect, and of silence.
+RETRIES = 1  # A person waits for some of the answers.
+
+logger = logging.getLogger(__name__)
+
+
+class NotConfigured(Exception):
+    """There is no key of Stripe: payments are off here."""
+
+
+class Refused(Exception):
+    """Stripe did not do it. `code` is Stripe's, such as card_declined or resource_missing."""
+
+    def __init__(self, code: str, param: str) -> None:
+        super().__init__(code)
+        self.code = code
+        self.param = param
+
+
+class Unavailable(Exception):
+    """Whether Stripe did it is unknown: no answer, an error of its own, too many requests, a key it does not take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    payment_method: str
+    brand: str
+    last4: str
+    exp_month: int
+    exp_year: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What we read of a PaymentIntent. Amounts are cents, tax included."""
+
+    id: str
+    status: str
+    livemode: bool
+    currency: str
+    amount_received: int
+    customer: str | None
+    payment: str  # Our Payment's id; empty for what is not ours.
+    charge: str | None
+    receipt_url: str
+    failure_code: str
+    card: Card | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """What we read of a Checkout session. Amounts are cents."""
+
+    id: str
+    status: str  # open, complete, expired
+    livemode: bool
+    currency: str
+    customer: str | None
+    payment: str
+    payment_intent: str | None
+    url: str | None
+    net: int
+    tax: int
+    total: int
+
+
+def is_on() -> bool:
+    return bool(settings.STRIPE_SECRET_KEY)
+
+
+def create_customer(params: CustomerCreateParams, *, key: str) -> str:
+    """The id of the customer. Raises Refused, Unavailable, NotConfigured, as all that ask Stripe."""
+    with _asking() as client:
+        return client.v1.customers.create(params, {"idempotency_key": key}).id
+
+
+def create_checkout(params: SessionCreateParams, *, key: str) -> Checkout:
+    with _asking() as client:
+        return _checkout(client.v1.checkout.sessions.create(params, {"idempotency_key": key}))
+
+
+def checkout(session_id: str) -> Checkout:
+    with _asking() as client:
+        return _checkout(client.v1.checkout.sessions.retrieve(session_id))
+
+
+def checkout_of(intent_id: str) -> Checkout | None:
+    """The session in which this PaymentIntent was made."""
+    with _asking() as client:
+        found = client.v1.checkout.sessions.list({"payment_intent": intent_id, "limit": 1}).data
+        return _checkout(found[0]) if found else None
+
+
+def intent(intent_id: str) -> Intent:
+    with _asking() as client:
+        return _intent(client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]}))
+
+
+@contextmanager
+def _asking() -> Iterator[stripe.StripeClient]:
+    if not is_on():
+        raise NotConfigured
+    try:
+        yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE)
+    except (stripe.CardError, stripe.InvalidRequestError) as error:
+        logger.warning("Stripe refused: %s (request %s)", error.code, error.request_id)
+        raise Refused(error.code or "invalid_request", error.param or "") from error
+    except stripe.StripeError as error:
+        # Its text may quote a part of the key.
+        logger.error("Stripe gave no answer to rely on: %s (request %s)", type(error).__name__, error.request_id)
+        raise Unavailable(type(error).__name__) from error
+
+
+@lru_cache(maxsize=1)
+def _client(key: str, base: str) -> stripe.StripeClient:
+    return stripe.StripeClient(
+        key,
+        stripe_version=API_VERSION,
+        base_addresses={"api": base} if base else {},
+        max_network_retries=RETRIES,
+        http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
+    )
+
+
+def _checkout(session: Session) -> Checkout:
+    details = session.total_details
+    return Checkout(
+        id=session.id,
+        status=session.status or "",
+        livemode=session.livemode,
+        currency=session.currency or "",
+        customer=_id(session.customer),
+        payment=session.client_reference_id or "",
+        payment_intent=_id(session.payment_intent),
+        url=session.url,
+        net=session.amount_subtotal or 0,
+        tax=details.amount_tax if details else 0,
+        total=session.amount_total or 0,
+    )
+
+
+def _intent(found: stripe.PaymentIntent) -> Intent:
+    charge = found.latest_charge if isinstance(found.latest_charge, stripe.Charge) else None
+    error = found.last_payment_error
+    return Intent(
+        id=found.id,
+        status=found.status,
+        livemode=found.livemode,
+        currency=found.currency,
+        amount_received=found.amount_received,
+        customer=_id(found.customer),
+        payment=found.metadata[PAYMENT] if PAYMENT in found.metadata else "",  # noqa: SIM401  # It is no dict.
+        charge=charge.id if charge else None,
+        receipt_url=(charge.receipt_url or "") if charge else "",
+        failure_code=(error.decline_code or error.code or "declined") if error else "",
+        card=_card(found, charge) if charge else None,
+    )
+
+
+def _card(found: stripe.PaymentIntent, charge: stripe.Charge) -> Card | None:
+    details = charge.payment_method_details
+    method, card = _id(found.payment_method), details.card if details else None
+    if method is None or card is None:
+        return None
+    return Card(method, card.brand or "", card.last4 or "", card.exp_month, card.exp_year)
+
+
+def _id(expandable: stripe.StripeObject | str | None) -> str | None:
+    return expandable if isinstance(expandable, str) or expandable is None else str(expandable["id"])
