@@ -10,6 +10,7 @@ from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
 from billing import books, clock, holds, partitions, settlement
+from billing.payments import fulfilment, inbox
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,21 @@ def make_partitions(**_ignored: Any) -> None:
     partitions.ensure(now=clock.now())
     if stray := partitions.stray_rows():
         logger.error("%d usage records lie in the DEFAULT partition: make_partitions did not run in time", stray)
+
+
+@shared_task
+def work_stripe_event(*, event_id: str, **_ignored: Any) -> None:
+    inbox.work(event_id)
+
+
+@shared_task
+def sweep_stripe_events(**_ignored: Any) -> None:
+    inbox.sweep()
+
+
+@shared_task
+def sweep_payments(**_ignored: Any) -> None:
+    fulfilment.sweep(now=clock.now())
 
 
 # It may read for minutes after a busy day; less than the broker's visibility timeout, or it would run twice.

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import overview, requests, statement, usage
+from billing.views import overview, requests, statement, usage, webhook
 
 app_name = "billing"
 
@@ -16,4 +16,5 @@ urlpatterns = [
     path("requests/<uuid:call_id>/", requests.call, name="request"),
     path("statement/", statement.statement, name="statement"),
     path("statement/export.csv", statement.statement_csv, name="statement_csv"),
+    path("webhooks/stripe/", webhook.stripe, name="stripe_webhook"),
 ]

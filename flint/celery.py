@@ -59,6 +59,8 @@ app.conf.beat_schedule = {
         ("billing", "settle_pending", 5),
         ("billing", "sweep_holds", 10),
         ("billing", "expire_credit", 60),
+        ("billing", "sweep_stripe_events", 10),
+        ("billing", "sweep_payments", 60),
         ("billing", "check_books", 300),
         ("billing", "make_partitions", 6 * 3600),
         ("gateway", "probe_backends", 5),

@@ -66,7 +66,14 @@ EVERY = list(addresses())
 OURS = [address for address in EVERY if address.permission]
 ADMIN = [address for address in EVERY if address.name.startswith("admin:") and address.name != "admin:login"]
 # What a stranger may see, or must be able to do.
-PUBLIC = {"billing:home", "gateway:docs", "sandbox:mailbox", "admin:login", "accounts:invitation"}
+PUBLIC = {
+    "billing:stripe_webhook",
+    "billing:home",
+    "gateway:docs",
+    "sandbox:mailbox",
+    "admin:login",
+    "accounts:invitation",
+}
 # What everybody may do who is signed in, whatever the account.
 PERSONAL = {"accounts:settings", "accounts:theme", "accounts:switch"}
 # allauth's pages for those who cannot sign in yet, or not quite.

@@ -8,6 +8,7 @@ what we asked for. What does not fit credits nothing and stays as the payment's 
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -20,12 +21,15 @@ from billing.payments.stripe_api import Checkout, Intent
 
 State = Payment.State
 ERROR_LENGTH = 500
+UNDECIDED = timedelta(minutes=5)
+NEVER_STARTED = timedelta(hours=2)  # Longer than a form can be sent again.
+SWEPT = 100
 
 logger = logging.getLogger(__name__)
 
 
 class UnknownPayment(Exception):
-    """A PaymentIntent names a payment of ours that does not exist."""
+    """An object of Stripe's names a payment of ours that does not exist."""
 
 
 def fulfil(payment_intent: str) -> Payment | None:
@@ -44,25 +48,55 @@ def fulfil(payment_intent: str) -> Payment | None:
     return _write(payment.pk, intent, session)
 
 
+def fulfil_session(session_id: str) -> Payment | None:
+    """The same for a Checkout session, whose PaymentIntent may not be there yet."""
+    session = stripe_api.checkout(session_id)
+    if not session.payment:
+        return None
+    intent = stripe_api.intent(session.payment_intent) if session.payment_intent else None
+    return _write(_payment(session).pk, intent, session)
+
+
 def refresh(payment: Payment) -> Payment:
-    """The same for a payment of which the PaymentIntent may not be known, or not be there yet.
-
-    Raises stripe_api.Refused or Unavailable.
-    """
+    """The same for a payment of ours, which Stripe may know nothing of yet."""
+    found = None
     if payment.checkout_session:
-        session = stripe_api.checkout(payment.checkout_session)
-        intent = stripe_api.intent(session.payment_intent) if session.payment_intent else None
-        return _write(payment.pk, intent, session)
-    if payment.payment_intent:
-        return _write(payment.pk, stripe_api.intent(payment.payment_intent), None)
-    return payment
+        found = fulfil_session(payment.checkout_session)
+    elif payment.payment_intent:
+        found = fulfil(payment.payment_intent)
+    return found or payment
 
 
-def _payment(intent: Intent) -> Payment:
+def sweep(*, now: datetime) -> None:
+    """Ask about payments that have been undecided for a while: a message of Stripe's may have been lost."""
+    mode = Payment.objects.filter(livemode=settings.STRIPE_LIVEMODE, state__in=Payment.PENDING)
+    if not stripe_api.is_on():
+        return
+    # What Stripe was never asked for, nobody can pay: we died in between, and the customer did not come back.
+    mode.filter(kind=Payment.Kind.TOPUP, checkout_session=None, created_at__lt=now - NEVER_STARTED).update(
+        state=State.CANCELED
+    )
+    for payment in mode.filter(updated_at__lt=now - UNDECIDED).order_by("updated_at")[:SWEPT]:
+        try:
+            refresh(payment)
+        except stripe_api.Refused as refused:
+            _mark(payment, f"Stripe refused to tell: {refused.code}.")
+        except UnknownPayment as unknown:
+            _mark(payment, str(unknown))
+        except stripe_api.Unavailable:
+            return  # The next sweep asks again.
+
+
+def _mark(payment: Payment, error: str) -> None:
+    payment.error = error[:ERROR_LENGTH]
+    payment.save(update_fields=["error", "updated_at"])
+
+
+def _payment(found: Intent | Checkout) -> Payment:
     try:
-        return Payment.objects.get(pk=UUID(intent.payment))
+        return Payment.objects.get(pk=UUID(found.payment))
     except (ValueError, Payment.DoesNotExist):
-        raise UnknownPayment(f"{intent.id} is for payment {intent.payment[:40]!r}, which does not exist.") from None
+        raise UnknownPayment(f"{found.id} is for payment {found.payment[:40]!r}, which does not exist.") from None
 
 
 def _write(payment_id: UUID, intent: Intent | None, session: Checkout | None) -> Payment:

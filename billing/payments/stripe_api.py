@@ -7,6 +7,7 @@ An error means one of two things. **Refused**: Stripe did not do it and will not
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ API_VERSION = "2026-10-28.endive"  # That of the client's types. The webhook end
 CURRENCY = "usd"
 PAYMENT = "payment"  # The key in Stripe's metadata under which our Payment's id is.
 TIMEOUT_SECONDS = (3.0, 10.0)  # To connect, and of silence.
+TOLERANCE_SECONDS = 300
 RETRIES = 1  # A person waits for some of the answers.
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ class Refused(Exception):
 
 class Unavailable(Exception):
     """Whether Stripe did it is unknown: no answer, an error of its own, too many requests, a key it does not take."""
+
+
+class Forged(Exception):
+    """A message that Stripe did not sign, or not just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,20 @@ def checkout_of(intent_id: str) -> Checkout | None:
 def intent(intent_id: str) -> Intent:
     with _asking() as client:
         return _intent(client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]}))
+
+
+def verify(body: str, signature: str | None, *, now: int) -> None:
+    """Raise Forged unless one of our secrets signed this body within TOLERANCE_SECONDS of now."""
+    for secret in settings.STRIPE_WEBHOOK_SECRETS:
+        try:
+            stripe.WebhookSignature.verify_header(body, signature, secret, TOLERANCE_SECONDS)
+        except stripe.SignatureVerificationError:
+            continue
+        # Stripe's own check lets the future pass, in which a stolen message could be kept.
+        signed_at = re.search(r"(?:^|,)t=(\d{1,12})(?:,|$)", signature or "", re.ASCII)
+        if signed_at and int(signed_at[1]) - now <= TOLERANCE_SECONDS:
+            return
+    raise Forged
 
 
 @contextmanager

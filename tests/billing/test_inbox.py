@@ -1,0 +1,247 @@
+"""Messages of Stripe's: only those it signed, each stored once, worked on until they are done, in any order."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import stripe as stripe_package
+from django.db import connection
+from django.http import HttpResponseBase
+from django.test import Client
+from pytest_django import Settings
+
+from billing import clock
+from billing.models import Payment, StripeEvent
+from billing.payments import fulfilment, inbox
+from tests import factories
+from tests.billing.conftest import WEBHOOK_SECRET
+from tests.billing.fake_stripe import FakeStripe
+from tests.billing.test_fulfilment import USD, begun, posted, session_of
+
+
+def event(kind: str, about: dict[str, Any], **fields: Any) -> str:
+    whole = {
+        "id": factories.unique("evt"), "object": "event", "type": kind, "created": 1_790_000_000, "livemode": False,
+        "api_version": "2026-10-28.endive", "data": {"object": about}, **fields,
+    }  # fmt: skip
+    return json.dumps(whole)
+
+
+def signature(body: str, *, secret: str = WEBHOOK_SECRET, at: int | None = None) -> str:
+    return str(stripe_package.WebhookSignature.generate_signature_header(body, secret, at))
+
+
+def deliver(body: str, header: str | None = None) -> HttpResponseBase:
+    client = Client(enforce_csrf_checks=True, headers={"Stripe-Signature": header or signature(body)})
+    return client.post("/webhooks/stripe/", data=body, content_type="application/json")
+
+
+def stored(body: str) -> StripeEvent:
+    return StripeEvent.objects.get(pk=json.loads(body)["id"])
+
+
+@pytest.mark.django_db
+def test_a_signed_message_is_stored_as_it_came_and_answered_in_plain_text(stripe: FakeStripe) -> None:
+    body = event("customer.updated", {"id": "cus_1"})
+    answer = deliver(body)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/plain")
+    row = stored(body)
+    assert (row.payload, row.type, row.source, row.processed_at) == (body, "customer.updated", "webhook", None)
+
+
+@pytest.mark.django_db
+def test_a_repeat_is_stored_once(stripe: FakeStripe) -> None:
+    body = event("customer.updated", {"id": "cus_1"})
+    assert [deliver(body).status_code for _ in range(3)] == [200, 200, 200]
+    assert StripeEvent.objects.filter(pk=json.loads(body)["id"]).count() == 1
+
+
+@pytest.mark.django_db
+def test_the_secret_before_the_last_is_taken_while_it_is_configured(stripe: FakeStripe, settings: Settings) -> None:
+    body = event("customer.updated", {"id": "cus_1"})
+    header = signature(body, secret="whsec_an_older_one_0123456789")
+    assert deliver(body, header).status_code == 200
+    settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
+    assert deliver(body, header).status_code == 400
+
+
+BODY = event("payment_intent.succeeded", {"id": "pi_1"})
+NOW = int(time.time())
+BAD = {
+    "forged": (BODY, lambda: signature(BODY, secret="whsec_of_a_stranger_0123456789")),
+    "tampered": (BODY.replace("pi_1", "pi_2"), lambda: signature(BODY)),
+    "stale": (BODY, lambda: signature(BODY, at=int(time.time()) - 301)),
+    "of the future": (BODY, lambda: signature(BODY, at=int(time.time()) + 330)),
+    "without a time": (BODY, lambda: "v1=00"),
+    "nonsense": (BODY, lambda: "nonsense"),
+    "with two times": (BODY, lambda: f"t=9,{signature(BODY)}"),
+    "of the other mode": (live := event("x", {"id": "pi_1"}, livemode=True), lambda: signature(live)),
+    "no JSON": ("{", lambda: signature("{")),
+    "no event": ('{"id": "evt_1"}', lambda: signature('{"id": "evt_1"}')),
+    "a list": ("[]", lambda: signature("[]")),
+    "of no time": (odd := event("x", {"id": "pi_1"}, created=10**18), lambda: signature(odd)),
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("body", "header"), BAD.values(), ids=BAD.keys())
+def test_what_stripe_did_not_send_changes_nothing(stripe: FakeStripe, body: str, header: Any) -> None:
+    before = StripeEvent.objects.count()
+    answer = deliver(body, header())
+    assert (answer.status_code, answer.headers["Content-Type"]) == (400, "text/plain")
+    assert StripeEvent.objects.count() == before
+
+
+@pytest.mark.django_db
+def test_a_message_without_a_signature_is_refused(stripe: FakeStripe) -> None:
+    assert Client().post("/webhooks/stripe/", data=BODY, content_type="application/json").status_code == 400
+
+
+@pytest.mark.django_db
+def test_without_secrets_nothing_is_taken(stripe: FakeStripe, settings: Settings) -> None:
+    settings.STRIPE_WEBHOOK_SECRETS = []
+    assert deliver(BODY, signature(BODY, secret="")).status_code == 400
+
+
+@pytest.mark.django_db
+def test_a_huge_body_is_refused_unread(stripe: FakeStripe) -> None:
+    assert deliver("x" * (1024 * 1024 + 1), "t=1,v1=0").status_code == 413
+
+
+@pytest.mark.django_db
+def test_only_a_post_is_taken(stripe: FakeStripe) -> None:
+    assert Client().get("/webhooks/stripe/").status_code == 405
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["payment_intent.succeeded", "checkout.session.completed"],
+        ["checkout.session.completed", "payment_intent.succeeded", "payment_intent.processing"],
+        ["checkout.session.expired", "payment_intent.payment_failed", "payment_intent.succeeded"],
+    ],
+)
+def test_the_state_of_the_object_decides_and_not_the_order_of_messages(stripe: FakeStripe, order: list[str]) -> None:
+    payment = begun(stripe)
+    intent = stripe.pay(session_of(payment))
+    for kind in order:
+        body = event(kind, {"id": intent if kind.startswith("payment_intent") else session_of(payment)})
+        deliver(body)
+        inbox.work(stored(body).pk)
+        assert stored(body).processed_at
+    payment.refresh_from_db()
+    assert (payment.state, posted(payment)) == (Payment.State.PAID, 25 * USD)
+
+
+@pytest.mark.django_db
+def test_what_we_do_not_know_is_done_at_once(stripe: FakeStripe) -> None:
+    body = event("invoice.paid", {"id": "in_1"})
+    deliver(body)
+    inbox.work(stored(body).pk)
+    assert stored(body).processed_at
+    assert stripe.asked == []
+
+
+@pytest.mark.django_db
+def test_an_outage_is_tried_again_later_and_then_done(stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    body = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
+    deliver(body)
+    stripe.failing_with = 500
+    inbox.work(stored(body).pk)
+    row = stored(body)
+    assert row.error == "Unavailable: APIError"
+    assert row.processed_at is None
+    assert row.next_attempt_at is not None
+    assert row.next_attempt_at > clock.now()
+
+    stripe.failing_with = None
+    inbox.sweep()
+    assert posted(payment) == 0, "It is not due yet."
+    StripeEvent.objects.filter(pk=row.pk).update(next_attempt_at=clock.now())
+    inbox.sweep()
+    assert posted(payment) == 25 * USD
+    assert (stored(body).attempts, stored(body).error) == (2, "")
+
+
+@pytest.mark.django_db
+def test_what_can_never_work_stays_with_its_reason_until_somebody_asks_again(stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    intent = stripe.pay(session_of(payment))
+    stripe.objects[intent]["metadata"] = {"payment": "nobody"}
+    body = event("payment_intent.succeeded", {"id": intent})
+    deliver(body)
+    inbox.work(stored(body).pk)
+    row = stored(body)
+    assert "'nobody', which does not exist" in row.error
+    assert (row.processed_at, row.next_attempt_at) == (None, None)
+
+    stripe.objects[intent]["metadata"] = {"payment": str(payment.pk)}
+    inbox.work_again(row.pk)
+    inbox.work(row.pk)
+    assert posted(payment) == 25 * USD
+
+
+@pytest.mark.django_db
+def test_a_worker_that_died_leaves_the_message_to_the_next_attempt(stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    body = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
+    deliver(body)
+    assert inbox._claim(stored(body).pk)
+    inbox.work(stored(body).pk)
+    assert posted(payment) == 0, "Another has it."
+    StripeEvent.objects.update(next_attempt_at=clock.now() - timedelta(seconds=1))
+    inbox.work(stored(body).pk)
+    assert posted(payment) == 25 * USD
+
+
+@pytest.mark.django_db
+def test_a_lost_message_is_made_up_for_by_the_sweep(stripe: FakeStripe) -> None:
+    payment, never_asked = begun(stripe), begun(stripe)
+    stripe.pay(session_of(payment))
+    Payment.objects.filter(pk=never_asked.pk).update(checkout_session=None)
+    fulfilment.sweep(now=clock.now())
+    assert posted(payment) == 0, "It is not due yet."
+
+    fulfilment.sweep(now=clock.now() + timedelta(minutes=6))
+    assert posted(payment) == 25 * USD
+    never_asked.refresh_from_db()
+    assert never_asked.state == Payment.State.OPEN
+    fulfilment.sweep(now=clock.now() + timedelta(hours=3))
+    never_asked.refresh_from_db()
+    assert never_asked.state == Payment.State.CANCELED
+
+
+def test_webhooks_return_page_and_sweep_at_once_credit_once(stripe: FakeStripe, committed: None) -> None:
+    payment = begun(stripe)
+    intent = stripe.pay(session_of(payment))
+    bodies = [event("payment_intent.succeeded", {"id": intent}) for _ in range(3)]
+    bodies += [event("checkout.session.completed", {"id": session_of(payment)}) for _ in range(3)]
+
+    def webhook(body: str) -> None:
+        assert deliver(body).status_code == 200
+        inbox.work(json.loads(body)["id"])
+
+    def one(number: int) -> None:
+        try:
+            if number % 4 == 0:
+                fulfilment.sweep(now=clock.now() + timedelta(minutes=6))
+            elif number % 4 == 1:
+                fulfilment.refresh(payment)
+            else:
+                webhook(bodies[number % 6])
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(one, range(20)))
+
+    assert posted(payment) == 25 * USD
+    payment.refresh_from_db()
+    assert payment.state == Payment.State.PAID
