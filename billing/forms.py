@@ -1,4 +1,5 @@
-"""What the pages of usage and requests can be narrowed to. A filter is a GET form, so its address can be shared."""
+"""What people say on the pages of billing: how much they add, and what a list is narrowed to. A filter is a GET
+form, so its address can be shared."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.db.models import F, Q
 
 from accounts.models import Account
 from apikeys.models import ApiKey
-from billing import periods
+from billing import money, periods
 from billing.models import LanguageModel, UsageHour
 from billing.periods import Period
 from billing.templatetags.figures import OUTCOMES
@@ -31,6 +33,50 @@ PERIODS = [
 
 class _DateInput(forms.DateInput):
     input_type = "date"
+
+
+class FundsForm(forms.Form):
+    """How much to add. Its id makes a form that is sent twice one payment."""
+
+    OTHER = "other"
+
+    amount = forms.ChoiceField(widget=forms.RadioSelect, error_messages={"required": "Choose an amount."})
+    other = forms.DecimalField(
+        label="Another amount in USD",
+        required=False,
+        decimal_places=2,
+        widget=forms.NumberInput(attrs={"step": "0.01"}),
+    )
+    save_card = forms.BooleanField(
+        label="Save the card",
+        required=False,
+        help_text="Stripe keeps it, so that it need not be typed again. Leave this empty to pay once.",
+    )
+    form_id = forms.UUIDField(widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        offered = [(str(cents), money.display(money.from_cents(cents))) for cents in settings.TOPUP_AMOUNTS]
+        self.fields["amount"].choices = [*offered, (self.OTHER, "Another amount")]  # type: ignore[attr-defined]
+        least, most = (money.display(money.from_cents(c)) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
+        self.fields["other"].help_text = f"From {least} to {most}, before tax."
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        chosen, other = cleaned.get("amount"), cleaned.get("other")
+        if chosen == self.OTHER and not self.has_error("other"):
+            if other is None:
+                self.add_error("other", "Say how much.")
+            elif not settings.TOPUP_MIN_CENTS <= other * 100 <= settings.TOPUP_MAX_CENTS:
+                self.add_error("other", "One payment cannot be of this amount.")
+        elif chosen and other is not None:
+            self.add_error("other", "Choose «Another amount» to pay this, or leave it empty.")
+        return cleaned
+
+    @property
+    def amount_cents(self) -> int:
+        chosen = self.cleaned_data["amount"]
+        return int(self.cleaned_data["other"] * 100) if chosen == self.OTHER else int(chosen)
 
 
 class PeriodFilter(forms.Form):

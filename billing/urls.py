@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import overview, requests, statement, usage, webhook
+from billing.views import funds, overview, requests, statement, usage, webhook
 
 app_name = "billing"
 
@@ -16,5 +16,8 @@ urlpatterns = [
     path("requests/<uuid:call_id>/", requests.call, name="request"),
     path("statement/", statement.statement, name="statement"),
     path("statement/export.csv", statement.statement_csv, name="statement_csv"),
+    path("billing/funds/", funds.add, name="funds"),
+    path("billing/funds/<uuid:payment_id>/", funds.payment, name="payment"),
+    path("billing/funds/<uuid:payment_id>/pay/", funds.pay, name="pay"),
     path("webhooks/stripe/", webhook.stripe, name="stripe_webhook"),
 ]

@@ -21,6 +21,7 @@ from accounts import access
 from accounts.access import Permission
 from accounts.models import Account, Invitation, Membership
 from apikeys import keys
+from billing.models import Payment
 from tests import factories, people
 
 pytestmark = pytest.mark.django_db
@@ -126,6 +127,7 @@ def belongings(account: Account) -> dict[str, Any]:
         "call_id": factories.recorded(account, 1).id,
         "member_id": member.pk,
         "invitation_id": invitation.pk,
+        "payment_id": Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000).pk,
     }
 
 

@@ -18,6 +18,12 @@ def usd(pico: int) -> SafeString:
 
 
 @register.filter
+def cents(amount: int) -> SafeString:
+    """US cents, as Stripe counts them, as `$12.34`."""
+    return usd(money.from_cents(amount))
+
+
+@register.filter
 def usd_in_column(pico: int) -> SafeString:
     """As `usd`, with as many decimals as the other amounts of its column."""
     return format_html('<span class="money" title="{} USD">{}</span>', money.usd(pico), money.display_in_column(pico))

@@ -22,6 +22,11 @@ def is_sandbox() -> bool:
 
 
 @register.simple_tag
+def money_is_simulated() -> bool:
+    return bool(settings.STRIPE_SECRET_KEY) and not settings.STRIPE_LIVEMODE
+
+
+@register.simple_tag
 def api_base() -> str:
     """The base URL that customers give to their SDK."""
     return f"{settings.SITE_URL.rstrip('/')}/v1"

@@ -73,16 +73,19 @@ class FakeStripe:
     def answer(self, method: str, path: str, params: Object, key: str | None) -> tuple[int, Object]:
         with self._lock:
             self.asked.append((method, path, params))
-            if method == "POST" and key is not None and key in self._answers:
-                before = self._answers[key]
-                if before["params"] != params:
-                    return 400, {"error": {"type": "idempotency_error", "message": "Other parameters."}}
-                return 200, before["answer"]
-            status, answer = self._act(method, path, params)
-            if method == "POST" and key is not None:
-                self._answers[key] = {"params": params, "answer": answer}
+            status, answer = self._once(method, path, params, key) if key else self._act(method, path, params)
         if self.failing_with is not None:
             return self.failing_with, {"error": {"type": "api_error", "message": "Something went wrong."}}
+        return status, answer
+
+    def _once(self, method: str, path: str, params: Object, key: str) -> tuple[int, Object]:
+        if key in self._answers:
+            before = self._answers[key]
+            if before["params"] != params:
+                return 400, {"error": {"type": "idempotency_error", "message": "Other parameters."}}
+            return before["status"], before["answer"]
+        status, answer = self._act(method, path, params)
+        self._answers[key] = {"params": params, "status": status, "answer": answer}
         return status, answer
 
     def _act(self, method: str, path: str, params: Object) -> tuple[int, Object]:
@@ -109,6 +112,7 @@ class FakeStripe:
                 "payment_status": "unpaid", "customer": params["customer"], "payment_intent": None,
                 "client_reference_id": params["client_reference_id"], "amount_subtotal": amount,
                 "amount_total": amount, "total_details": {"amount_tax": 0}, "expires_at": int(time.time()) + 3600,
+                "success_url": params["success_url"],
                 "_intent_metadata": {"payment": params["payment_intent_data[metadata][payment]"]},
             },
         )  # fmt: skip

@@ -1,0 +1,204 @@
+"""Adding funds as a customer does it: how much, Stripe's page, and back to what became of it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from django.http import HttpResponseBase
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries, Settings
+
+from accounts.models import Account
+from billing.models import Payment
+from tests import people
+from tests.billing.fake_stripe import FakeStripe
+
+pytestmark = pytest.mark.django_db
+FUNDS = "/billing/funds/"
+
+
+@pytest.fixture
+def account() -> Account:
+    return people.customer("payer")[0]
+
+
+@pytest.fixture
+def owner(account: Account) -> Client:
+    return people.owner_of(account)
+
+
+def ask_for(owner: Client, amount: str = "2500", **fields: Any) -> HttpResponseBase:
+    return owner.post(FUNDS, {"amount": amount, "form_id": str(uuid4()), **fields})
+
+
+def text(answer: HttpResponseBase) -> str:
+    return answer.content.decode()  # type: ignore[attr-defined,no-any-return]
+
+
+def back_from(stripe: FakeStripe, owner: Client, how: str = "success_url", **headers: str) -> str:
+    """The page to which Stripe sends the customer."""
+    (asked,) = [params for method, path, params in stripe.asked if (method, path[-9:]) == ("POST", "/sessions")]
+    url = urlsplit(asked[how])
+    return text(owner.get(f"{url.path}?{url.query}", headers=headers))
+
+
+def test_it_goes_to_stripe_and_comes_back_with_the_money(owner: Client, account: Account, stripe: FakeStripe) -> None:
+    answer = ask_for(owner)
+    (session,) = stripe.made("checkout.session")
+    assert (answer.status_code, answer.headers["Location"]) == (303, session["url"])
+    assert "not paid yet" in text(owner.get(FUNDS))
+
+    stripe.pay(session["id"], tax=475)
+
+    page = back_from(stripe, owner)
+    assert "$25.00</span> was added to your balance" in page
+    assert "$29.75" in page, "What was paid, with the tax."
+    before = account.wallet.posted
+    assert f'title="{before // 10**12}' in page
+    assert "Under way" not in text(owner.get(FUNDS))
+
+
+def test_an_amount_of_ones_own_is_exact(owner: Client, account: Account, stripe: FakeStripe) -> None:
+    assert ask_for(owner, "other", other="10.07").status_code == 303
+    assert Payment.objects.get(account=account).amount_cents == 1007
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"amount": "other"},
+        {"amount": "other", "other": "4.99"},
+        {"amount": "other", "other": "5000.01"},
+        {"amount": "other", "other": "10.001"},
+        {"amount": "other", "other": "NaN"},
+        {"amount": "other", "other": "-10"},
+        {"amount": "other", "other": "1e999"},
+        {"amount": "2500", "other": "40"},
+        {"amount": "2501"},
+        {"amount": ""},
+        {"amount": "2500", "form_id": "nonsense"},
+    ],
+)
+def test_a_wrong_amount_is_said_and_starts_nothing(
+    owner: Client, account: Account, stripe: FakeStripe, fields: dict[str, str]
+) -> None:
+    answer = ask_for(owner, **fields)
+    assert answer.status_code == 200
+    assert "errorlist" in text(answer)
+    assert not Payment.objects.filter(account=account).exists()
+    assert stripe.asked == []
+
+
+def test_a_double_click_is_one_payment(owner: Client, account: Account, stripe: FakeStripe) -> None:
+    form = str(uuid4())
+    first, second = (ask_for(owner, form_id=form).headers["Location"] for _ in range(2))
+    assert first == second
+    assert len(stripe.made("checkout.session")) == Payment.objects.filter(account=account).count() == 1
+
+
+def test_an_outage_is_said_and_what_was_begun_can_be_gone_on_with(
+    owner: Client, account: Account, stripe: FakeStripe
+) -> None:
+    stripe.failing_with = 500
+    answer = ask_for(owner)
+    assert answer.status_code == 503
+    assert "Nothing was charged" in text(answer)
+    payment = Payment.objects.get(account=account)
+    assert (payment.state, payment.checkout_session) == (Payment.State.OPEN, None)
+
+    stripe.failing_with = None
+    page = text(owner.get(f"{FUNDS}{payment.pk}/?left=1"))
+    assert "Continue to payment" in page
+    again = owner.post(f"{FUNDS}{payment.pk}/pay/")
+    assert again.status_code == 303
+    assert len(stripe.made("checkout.session")) == 1
+
+
+def test_who_left_the_page_of_stripe_can_go_back_to_it(owner: Client, stripe: FakeStripe) -> None:
+    url = ask_for(owner).headers["Location"]
+    page = back_from(stripe, owner, "cancel_url")
+    assert "nothing was charged" in page
+    assert "hx-trigger" not in page
+    (payment,) = Payment.objects.filter(checkout_session=stripe.made("checkout.session")[0]["id"])
+    assert owner.post(f"{FUNDS}{payment.pk}/pay/").headers["Location"] == url
+
+
+def test_a_bank_that_takes_its_time_is_waited_for(owner: Client, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    (session,) = stripe.made("checkout.session")
+    stripe.pay(session["id"], status="processing")
+    page = back_from(stripe, owner)
+    assert "still working on it" in page
+    assert "hx-trigger" in page
+    assert "Look again" in page, "Without scripts."
+
+    stripe.attempt(session["id"], status="succeeded")
+    part = back_from(stripe, owner, **{"HX-Request": "true"})
+    assert "was added to your balance" in part
+    assert "hx-trigger" not in part
+    assert "<html" not in part
+
+
+def test_a_failure_and_a_misfit_are_not_called_success(owner: Client, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    (session,) = stripe.made("checkout.session")
+    intent = stripe.pay(session["id"])
+    stripe.objects[intent]["amount_received"] = 1
+    page = back_from(stripe, owner)
+    assert "nothing was credited yet" in page
+    stripe.objects[intent] |= {"status": "requires_payment_method", "amount_received": 0}
+    assert "This payment failed" in back_from(stripe, owner)
+
+
+def test_stripe_away_on_the_way_back_promises_nothing(owner: Client, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    stripe.pay(stripe.made("checkout.session")[0]["id"])
+    stripe.failing_with = 500
+    page = back_from(stripe, owner)
+    assert "If you have paid, the money will be added" in page
+    assert "hx-trigger" in page
+
+
+def test_a_refusal_ends_the_payment_and_the_next_one_works(owner: Client, account: Account, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    stripe.objects.clear()  # The customer was deleted at Stripe.
+    assert ask_for(owner).status_code == 503
+    assert ask_for(owner).status_code == 303
+    assert account.stripe_customer.stripe_id in stripe.objects
+
+
+def test_another_accounts_payment_is_not_found(owner: Client, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    stranger = people.owner_of(people.customer("charlie")[0])
+    payment = Payment.objects.latest("created_at")
+    assert stranger.get(f"{FUNDS}{payment.pk}/").status_code == 404
+    assert stranger.post(f"{FUNDS}{payment.pk}/pay/").status_code == 404
+
+
+def test_without_stripe_the_page_says_whom_to_write_to(owner: Client, settings: Settings) -> None:
+    settings.STRIPE_SECRET_KEY = ""
+    page = text(owner.get(FUNDS))
+    assert "Payments are not set up here" in page
+    assert settings.SUPPORT_EMAIL in page
+    assert "Continue to payment" not in page
+    assert ask_for(owner).status_code == 200
+    assert not Payment.objects.exists()
+
+
+def test_the_card_is_saved_only_on_request(owner: Client, stripe: FakeStripe) -> None:
+    assert "checked" not in text(owner.get(FUNDS))
+    ask_for(owner, save_card="on")
+    assert Payment.objects.latest("created_at").save_card
+
+
+def test_the_pages_ask_little(
+    owner: Client, stripe: FakeStripe, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    ask_for(owner)
+    with django_assert_max_num_queries(12):
+        owner.get(FUNDS)
+    with django_assert_max_num_queries(20):
+        back_from(stripe, owner)
