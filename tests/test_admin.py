@@ -29,11 +29,14 @@ from billing.models import (
     KeyBudget,
     LanguageModel,
     LateUsageRecord,
+    Payment,
     PeriodicTask,
     PriceVersion,
     PromiseCheck,
     RefusedCalls,
     ReleasedHolds,
+    StripeCustomer,
+    StripeEvent,
     Transfer,
     UsageHour,
     UsageRecord,
@@ -48,7 +51,7 @@ pytestmark = pytest.mark.django_db
 MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
-    PeriodicTask, PromiseCheck,
+    PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent,
     Attempt,
 ]  # fmt: skip
 OURS = [
@@ -89,6 +92,9 @@ def one_of_each() -> Account:
     GatewayProcess.objects.create(boot=uuid4(), host="host", pid=1)
     PeriodicTask.objects.create(name=uuid4().hex, every_seconds=10, sent_at=now)
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
+    StripeCustomer.objects.create(account=account, livemode=False)
+    Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
+    StripeEvent.objects.create(id=uuid4().hex, type="x", created=now, livemode=False, payload="{}", source="webhook")
     model = factories.language_model()
     factories.attempt(model)
     factories.price(model)

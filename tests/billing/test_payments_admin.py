@@ -1,0 +1,75 @@
+"""Staff's view of payments and of Stripe's messages: found by any id, never edited, worked on again."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import Client
+
+from billing import clock
+from billing.models import Payment, StripeEvent
+from billing.payments import inbox
+from tests import people
+from tests.billing.fake_stripe import FakeStripe
+from tests.billing.test_fulfilment import USD, begun, posted, session_of
+
+pytestmark = pytest.mark.django_db
+PAYMENTS = "/admin/billing/payment/"
+EVENTS = "/admin/billing/stripeevent/"
+
+
+@pytest.fixture
+def staff() -> Client:
+    return people.superuser()
+
+
+def stored(event_id: str, about: str, *, error: str = "") -> StripeEvent:
+    payload = f'{{"id": "{event_id}", "object": "event", "type": "payment_intent.succeeded", "created": 1, '
+    payload += f'"livemode": false, "data": {{"object": {{"id": "{about}"}}}}}}'
+    return StripeEvent.objects.create(
+        id=event_id, type="payment_intent.succeeded", created=clock.now(), livemode=False, payload=payload,
+        source="webhook", error=error, next_attempt_at=None,
+    )  # fmt: skip
+
+
+def test_a_payment_is_found_by_every_id_it_has(staff: Client, stripe: FakeStripe) -> None:
+    payment, other = begun(stripe), begun(stripe)
+    intent = stripe.pay(session_of(payment))
+    Payment.objects.filter(pk=payment.pk).update(payment_intent=intent, error="It does not fit.")
+    email = payment.account.users.get().email
+    for term in (intent, session_of(payment), str(payment.pk), email):
+        page = staff.get(PAYMENTS, {"q": term}).content.decode()
+        assert str(payment.pk) in page
+        assert str(other.pk) not in page
+    assert str(other.pk) not in staff.get(PAYMENTS, {"needs": "person"}).content.decode()
+    assert "It does not fit." in staff.get(f"{PAYMENTS}{payment.pk}/change/").content.decode()
+    assert "dashboard.stripe.com" not in staff.get(f"{PAYMENTS}{payment.pk}/change/").content.decode()
+
+
+def test_nothing_of_a_payment_can_be_changed(staff: Client, stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    assert staff.post(f"{PAYMENTS}{payment.pk}/change/", {"state": "paid"}).status_code == 403
+    assert staff.post(f"{PAYMENTS}{payment.pk}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_a_live_payment_leads_to_its_page_at_stripe(staff: Client, stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    Payment.objects.filter(pk=payment.pk).update(payment_intent="pi_live", livemode=True)
+    page = staff.get(f"{PAYMENTS}{payment.pk}/change/").content.decode()
+    assert 'href="https://dashboard.stripe.com/payments/pi_live"' in page
+
+
+def test_an_event_that_failed_is_found_and_worked_on_again(staff: Client, stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    event = stored("evt_failed", stripe.pay(session_of(payment)), error="UnknownPayment")
+    done = stored("evt_done", "pi_none")
+    StripeEvent.objects.filter(pk=done.pk).update(processed_at=clock.now())
+    page = staff.get(EVENTS, {"state": "given_up"}).content.decode()
+    assert "evt_failed" in page
+    assert "evt_done" not in page
+
+    staff.post(EVENTS, {"action": "work_again", "_selected_action": [event.pk]})
+    inbox.sweep()
+
+    event.refresh_from_db()
+    assert event.processed_at
+    assert posted(payment) == 25 * USD
