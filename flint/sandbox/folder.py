@@ -10,6 +10,7 @@ import secrets
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -24,12 +25,16 @@ CONTENTS = (
     "postgres",
     "valkey",
     "demo-backend",
+    "stripe",
     "celerybeat-schedule*",
     "logs",
     "mail",
     "*.unfinished",
     "lock",
 )
+
+# What the Stripe simulator and the product share.
+STRIPE = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRETS", "STRIPE_API_BASE")
 
 
 def chosen() -> Path:
@@ -140,6 +145,14 @@ class DataFolder:
         """Write sandbox.env, which lets manage.py in another terminal find the running sandbox."""
         text = "".join(f"{name}={value}\n" for name, value in values.items())
         files.write(self.path / "sandbox.env", "# Written by make run at every start.\n" + text)
+
+
+def stripe_secrets(kept: Mapping[str, str]) -> dict[str, str]:
+    """The key of the Stripe simulator and the secret that its events are signed with; made once for a data folder."""
+    return {
+        "STRIPE_SECRET_KEY": kept.get("STRIPE_SECRET_KEY") or f"sk_sim_{secrets.token_hex(24)}",
+        "STRIPE_WEBHOOK_SECRETS": kept.get("STRIPE_WEBHOOK_SECRETS") or f"whsec_{secrets.token_hex(24)}",
+    }
 
 
 def take(lock: IO[str]) -> bool:

@@ -53,7 +53,7 @@ def prepare(*, backend_url: str, now: datetime, tell: Callable[[str], None]) -> 
     backends.save(name=BACKEND, base_url=backend_url, credential="", models=served)
     tell(f"customer: {CUSTOMER} has {money.display(Wallet.objects.get(pk=account.pk).available)} to spend")
     site = settings.SITE_URL.rstrip("/")
-    facts = {
+    facts: dict[str, Any] = {
         "url": site,
         "api_base": f"{site}/v1",
         "admin": {"email": ADMIN, "password": passwords[ADMIN]},
@@ -63,6 +63,8 @@ def prepare(*, backend_url: str, now: datetime, tell: Callable[[str], None]) -> 
         "database_url": env.text("DATABASE_URL"),
         "redis_url": env.text("REDIS_URL"),
     }
+    if env.text("STRIPE_SECRET_KEY", "").startswith("sk_sim_"):
+        facts["stripe_url"] = f"{env.text('STRIPE_API_BASE')}/control/"
     files.write(path, json.dumps(facts, indent=2) + "\n")
 
 

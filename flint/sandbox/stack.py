@@ -76,6 +76,8 @@ class Stack:
         self.postgres: Postgres | None = None
         self.valkey: Valkey | None = None
         kept, self.values = data.kept(), data.secrets()
+        # Whoever brings a key of Stripe's pays there, or in Stripe's own test mode.
+        self.simulates_stripe = not os.environ.get("STRIPE_SECRET_KEY")
         self.settle_addresses()
         if self.postgres is not None and keys_are_lost(kept, self.postgres.cluster):
             say("  new secrets were made, so stored API keys of backends must be entered again")
@@ -84,15 +86,20 @@ class Stack:
         self.environment = {
             "FLINT_ENV": "sandbox",
             **self.values,
-            **{name: value for name, value in os.environ.items() if value},
+            **{name: value for name, value in os.environ.items() if value and name not in self.ignored()},
             "FLINT_DATA": str(data.path),
             "PYTHONUNBUFFERED": "1",
         }
         (data.path / "demo-backend").mkdir(mode=0o700, exist_ok=True)
         self.backend_port = ports.remembered(data.path / "demo-backend" / "port")
         self.backend = self.demo_backend()
+        self.stripe = self.stripe_simulator() if self.simulates_stripe else None
         self.webs = [self.web(number) for number in range(1, self.web_count + 1)]
         self.worker, self.beat = self.celery_worker(), self.celery_beat()
+
+    def ignored(self) -> tuple[str, ...]:
+        """What of the person's environment would half replace the simulator: without the key it means nothing."""
+        return folder.STRIPE if self.simulates_stripe else ()
 
     def settle_addresses(self) -> None:
         """What the environment names is used, and written down for manage.py; the rest is embedded."""
@@ -107,6 +114,18 @@ class Stack:
         self.values["CELERY_BROKER_URL"] = urlunsplit(broker)
         self.values["SITE_URL"] = self.url
         self.values |= given
+        self.settle_stripe()
+
+    def settle_stripe(self) -> None:
+        """The simulator's keys and address, which the person's own replace together or not at all."""
+        if not self.simulates_stripe:
+            for name in folder.STRIPE:
+                self.values.pop(name, None)
+            return
+        self.values |= folder.stripe_secrets(self.values)
+        place = self.data.path / "stripe"
+        place.mkdir(mode=0o700, exist_ok=True)
+        self.values["STRIPE_API_BASE"] = f"http://{ports.LOOPBACK}:{ports.remembered(place / 'port')}"
 
     def child(self, name: str, *arguments: str) -> Child:
         """A Python program of ours; tell what is different afterwards."""
@@ -129,6 +148,15 @@ class Stack:
             str(journal),
         )
         child.is_ready = lambda: answers_ok(self.backend_port, "/health")
+        return child
+
+    def stripe_simulator(self) -> Child:
+        port = urlsplit(self.environment["STRIPE_API_BASE"]).port
+        assert port is not None  # noqa: S101  Told to the type checker.
+        child = self.child("stripe simulator", "-m", "flint.sandbox.stripe_simulator", "--port", str(port))
+        child.command += ["--data", str(self.data.path / "stripe" / "stripe.sqlite3")]
+        child.command += ["--webhook-url", f"{self.url}/webhooks/stripe/"]
+        child.is_ready = lambda: answers_ok(port, "/health")
         return child
 
     def web(self, number: int) -> Child:
@@ -156,13 +184,17 @@ class Stack:
     def servers(self) -> list[Child]:
         return [server.child for server in (self.valkey, self.postgres) if server is not None]
 
+    def outside(self) -> list[Child]:
+        """What stands for other people's services."""
+        return [self.backend] if self.stripe is None else [self.backend, self.stripe]
+
     def start(self, supervisor: Supervisor) -> None:
         """Start everything in order, telling the seconds of each step. Raises Trouble or StopAsked."""
         if self.servers():
             with step("PostgreSQL and Valkey"):
-                supervisor.start(self.backend, *self.servers(), within=START_SECONDS)
+                supervisor.start(*self.outside(), *self.servers(), within=START_SECONDS)
         else:
-            supervisor.start(self.backend, within=START_SECONDS)
+            supervisor.start(*self.outside(), within=START_SECONDS)
         prepare = self.child("prepare", "manage.py", "prepare_sandbox")
         prepare.command += ["--backend-url", f"http://{ports.LOOPBACK}:{self.backend_port}/v1"]
         with step("tables, models and demo data"):
@@ -173,13 +205,13 @@ class Stack:
     def stop(self, supervisor: Supervisor) -> None:
         """Streams end first, then what settles them, the servers last."""
         self.listener.close()
-        supervisor.stop(self.webs, [self.beat], [self.worker], [self.backend])
+        supervisor.stop(self.webs, [self.beat], [self.worker], self.outside())
         # Apart, so that an impatient Ctrl-C does not reach the servers: they stop at once anyway.
         supervisor.stop(*[[server] for server in self.servers()])
 
 
 def banner(facts: dict[str, object], data: Path, seconds: float) -> str:
-    """Ten lines with everything a newcomer needs; `facts` is sandbox.json."""
+    """A few lines with everything a newcomer needs; `facts` is sandbox.json."""
 
     def login(who: str) -> str:
         person = facts[who]
@@ -197,6 +229,7 @@ def banner(facts: dict[str, object], data: Path, seconds: float) -> str:
         ("Site", f"{facts['url']}"),
         ("Admin", f"{str(facts['url']).rstrip('/')}/admin/   {login('admin')}"),
         ("Customer", login("customer")),
+        *([("Payments", f"{facts['stripe_url']}   (simulated: no real money)")] if "stripe_url" in facts else []),
         ("API key", facts["api_key"]),
         ("Try it", curl),
         ("Data", f"{data}   ({folder.reset_command(data)} deletes it)"),

@@ -77,7 +77,7 @@ def product(tmp_path: Path) -> Iterator[Product]:
 
 def test_it_starts_survives_kill_9_and_stops_without_a_trace(product: Product) -> None:
     first, key = product.processes(), product.facts()["api_key"]
-    assert set(first) == {"demo backend", "PostgreSQL", "Valkey", "web", "worker", "beat"}
+    assert set(first) == {"demo backend", "stripe simulator", "PostgreSQL", "Valkey", "web", "worker", "beat"}
     assert product.status("/readyz") == 200
     assert "new secrets" not in product.said()
     product.process.kill()
