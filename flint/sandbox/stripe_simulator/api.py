@@ -7,11 +7,12 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from flint.sandbox.stripe_simulator import checkout, customers, events, intents, objects
+from flint.sandbox.stripe_simulator import checkout, customers, disputes, events, intents, objects, refunds
 from flint.sandbox.stripe_simulator.store import Json, Store
 from flint.sandbox.stripe_simulator.wire import Params, StripeError, invalid, missing, nest
 
@@ -162,6 +163,26 @@ ROUTES: list[tuple[str, str, Handler]] = [
         Listing(kind="charge", filters={"customer": "customer", "payment_intent": "payment_intent"}),
     ),
     ("GET", "/v1/charges/{id}", retrieve("charge")),
+    ("POST", "/v1/refunds", refunds.create),
+    (
+        "GET",
+        "/v1/refunds",
+        Listing(kind="refund", filters={"charge": "charge", "payment_intent": "payment_intent"}),
+    ),
+    ("GET", "/v1/refunds/{id}", retrieve("refund")),
+    (
+        "GET",
+        "/v1/disputes",
+        Listing(kind="dispute", filters={"charge": "charge", "payment_intent": "payment_intent"}),
+    ),
+    ("GET", "/v1/disputes/{id}", retrieve("dispute", "dispute")),
+    ("POST", "/v1/disputes/{id}/close", disputes.close),
+    (
+        "GET",
+        "/v1/radar/early_fraud_warnings",
+        Listing(kind="radar.early_fraud_warning", filters={"charge": "charge", "payment_intent": "payment_intent"}),
+    ),
+    ("GET", "/v1/radar/early_fraud_warnings/{id}", retrieve("radar.early_fraud_warning")),
     ("GET", "/v1/events", list_events),
     ("GET", "/v1/events/{id}", retrieve("event")),
     (
@@ -191,7 +212,8 @@ class Api:
         self.secret_key = secret_key
         self.running: set[str] = set()  # Keys of requests that are not answered yet: those that hang.
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request, *, error_after: bool = False) -> Answer:
+        """Carry the request out; with `error_after` it is done, and Stripe says that it failed."""
         headers = {"Request-Id": request.id, "Stripe-Version": objects.VERSION}
         key = request.idempotency_key if request.method == "POST" else None
         if key:
@@ -200,7 +222,7 @@ class Api:
         try:
             with self.store.transaction():
                 self._authenticate(request.authorization)
-                status, body, replayed = self._once(request, key)
+                status, body, replayed = self._once(request, key, error_after)
         except StripeError as error:
             status, body, replayed = error.status, error.body, {}
         if status >= 400:
@@ -222,10 +244,10 @@ class Api:
                 401, "invalid_request_error", f"Invalid API Key provided: {shown}", code="api_key_invalid"
             )
 
-    def _once(self, request: Request, key: str | None) -> tuple[int, Json, dict[str, str]]:
+    def _once(self, request: Request, key: str | None, error_after: bool) -> tuple[int, Json, dict[str, str]]:
         """The answer, or the first one again for a key that was used before."""
         if key is None:
-            return *self._carry_out(request), {}
+            return *self._outcome(request, error_after), {}
         if len(key) > KEY_CHARACTERS_MAX:
             raise invalid("Idempotency keys may have 255 characters at most.")
         row = self.store.database.execute("SELECT * FROM answers WHERE key = ?", (key,)).fetchone()
@@ -243,13 +265,31 @@ class Api:
         if row is not None:
             replayed = {"Idempotent-Replayed": "true", "Original-Request": row["request_id"]}
             return row["status"], json.loads(row["body"]), replayed
-        status, body = self._carry_out(request)
-        # A request that was refused for its parameters did not begin, so its key stays free.
-        if status < 400 or status == 402:
-            self.store.database.execute(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (key, same, status, json.dumps(body), request.id)
-            )
+        # A request that is refused for its parameters did not begin: it raises, and its key stays free.
+        status, body = self._outcome(request, error_after)
+        self.store.database.execute(
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?)", (key, same, status, json.dumps(body), request.id)
+        )
         return status, body, {}
+
+    @contextmanager
+    def in_use(self, key: str | None) -> Iterator[None]:
+        """Let the key be that of a request in progress."""
+        self.running.add(key or "")
+        try:
+            yield
+        finally:
+            self.running.discard(key or "")
+
+    def refuse(self, request: Request) -> Answer:
+        error = StripeError(429, "invalid_request_error", "Too many requests in a short time.", code="rate_limit")
+        return Answer(status=429, body=error.body, headers={"Request-Id": request.id})
+
+    def _outcome(self, request: Request, error_after: bool) -> tuple[int, Json]:
+        status, body = self._carry_out(request)
+        if error_after:
+            return 500, StripeError(500, "api_error", "An unknown error occurred at Stripe.").body
+        return status, body
 
     def _carry_out(self, request: Request) -> tuple[int, Json]:
         found = _route(request.method, request.path)

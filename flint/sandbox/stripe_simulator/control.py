@@ -10,12 +10,15 @@ from typing import Any
 
 from aiohttp import web
 
-from flint.sandbox.stripe_simulator import checkout, events
+from flint.sandbox.stripe_simulator import balance, checkout, disputes, events, intents, pages, refunds
 from flint.sandbox.stripe_simulator.store import Json, Store
-from flint.sandbox.stripe_simulator.wire import StripeError, invalid
+from flint.sandbox.stripe_simulator.wire import StripeError, invalid, missing
 
 SUCCEED = "succeed"
 FAIL = "fail"
+# What can go wrong with a call of the API: refused before it began; answered with 500 or not at all after it was done;
+# answered late, and its idempotency key is in use until then.
+CALL_FAULTS = ("rate_limit", "error_after_commit", "lose_answer", "hang")
 
 Fields = Mapping[str, str]
 
@@ -32,12 +35,17 @@ class Control:
             if session["status"] == "open":
                 checkout.end_unpaid(self.store, session)
             return
+        if action == refunds.FAIL:
+            refund = self.store.get("refund", object_id)
+            if refund["status"] == "succeeded":
+                refunds.fail(self.store, refund)
+            return
         intent = self.store.get("payment_intent", object_id)
         if intent["status"] == "processing":
             checkout.settle(self.store, intent, paid=action == SUCCEED)
 
     async def show(self, request: web.Request) -> web.Response:
-        return web.json_response({})
+        return pages.html(pages.control(self.store))
 
     async def state(self, request: web.Request) -> web.Response:
         """Everything there is, for tests and scripts."""
@@ -60,18 +68,73 @@ class Control:
         raise web.HTTPSeeOther("/control/")
 
     def _act(self, action: str, form: Fields) -> Any:
+        """The object that was changed, or nothing. Raises StripeError when it cannot be done."""
+        store = self.store
         match action:
             case "webhook":
-                self.store.set_switch("webhook", {"url": form["url"], "secret": form["secret"]})
-                return {}
+                store.set_switch("webhook", {"url": form.get("url", ""), "secret": form.get("secret", "")})
             case "settle":
-                intent = self.store.find("payment_intent", form.get("payment_intent", ""))
-                if intent is None or intent["status"] != "processing":
+                intent = self._find("payment_intent", form)
+                if intent["status"] != "processing":
                     raise invalid("Only a payment that is processing can be settled.", param="payment_intent")
-                checkout.settle(self.store, intent, paid=form.get("outcome") != FAIL)
-                return self.store.get("payment_intent", intent["id"])
+                checkout.settle(store, intent, paid=form.get("outcome") != FAIL)
+                return store.get("payment_intent", intent["id"])
+            case "refund":
+                charge = self._find("charge", form)
+                left = charge["amount"] - charge["amount_refunded"]
+                amount = _number(form, "amount", left)
+                return refunds.give(store, charge, amount, reason="requested_by_customer", metadata={})
+            case "fail-refund":
+                return refunds.fail(store, self._find("refund", form))
+            case "refunds-fail":
+                seconds = form.get("seconds", "")
+                store.set_switch("refunds_fail_after_seconds", int(seconds) if seconds.isdecimal() else None)
+            case "dispute":
+                return disputes.open_(store, self._find("charge", form), inquiry=form.get("inquiry") == "yes")
+            case "withdraw" | "win" | "lose":
+                decide = {"withdraw": disputes.withdraw, "win": disputes.win, "lose": disputes.lose}[action]
+                return decide(store, self._find("dispute", form))
+            case "fraud-warning":
+                return disputes.warn(store, self._find("charge", form))
+            case "payout":
+                amount = _number(form, "amount", balance.available(store))
+                if amount < 1:
+                    raise invalid("There is nothing to pay out.", param="amount")
+                return balance.pay_out(store, amount)
+            case "card":
+                behaviour = form.get("behaviour", "")
+                if behaviour not in ("", intents.AUTHENTICATE, *intents.DECLINES):
+                    raise invalid(f"No card behaves like {behaviour}.", param="behaviour")
+                store.note(self._find("payment_method", form)["id"], behaviour=behaviour)
+            case "tax":
+                store.set_switch(checkout.TAX_SWITCH, _number(form, "milli_percent", 0))
+            case "events":
+                kind = form.get("kind", "")
+                if kind not in events.FAULTS:
+                    raise invalid(f"The kind is one of {', '.join(events.FAULTS)}.", param="kind")
+                fault = {"kind": kind, "count": _number(form, "count", 1), "seconds": _number(form, "seconds", 30)}
+                store.set_switch("event_fault", fault)
+            case "calls":
+                kind = form.get("kind", "")
+                if kind not in CALL_FAULTS:
+                    raise invalid(f"The kind is one of {', '.join(CALL_FAULTS)}.", param="kind")
+                fault = {"kind": kind, "count": _number(form, "count", 1), "seconds": _number(form, "seconds", 30)}
+                store.set_switch("call_fault", fault | {"path": form.get("path", "")})
             case "replay":
-                events.replay(self.store, self.store.get("event", form["event"])["id"])
-                return {}
+                events.replay(store, self._find("event", form)["id"])
             case _:
                 raise invalid(f"There is no action {action}.")
+        return {}
+
+    def _find(self, kind: str, form: Fields) -> Json:
+        found = self.store.find(kind, form.get(kind, ""))
+        if found is None:
+            raise missing(kind, form.get(kind, ""), param=kind)
+        return found
+
+
+def _number(form: Fields, name: str, default: int) -> int:
+    text = form.get(name, "")
+    if text and not (text.isdecimal() and len(text) <= 9):
+        raise invalid(f"Not a whole number: {text}", param=name)
+    return int(text) if text else default

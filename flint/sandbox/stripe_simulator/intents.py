@@ -174,7 +174,7 @@ def fail_processed(store: Store, intent: Json) -> Json:
     message = "The customer's bank account could not be debited: it has insufficient funds."
     charge |= {"status": "failed", "failure_code": "insufficient_funds", "failure_message": message}
     store.save(charge)
-    error = {"type": "invalid_request_error", "code": "payment_intent_payment_attempt_failed", "message": message}
+    error: Json = {"type": "invalid_request_error", "code": "payment_intent_payment_attempt_failed", "message": message}
     error |= {"charge": charge["id"], "payment_method": store.get("payment_method", intent["payment_method"])}
     intent |= {"status": "requires_payment_method", "payment_method": None, "last_payment_error": error}
     store.save(intent)

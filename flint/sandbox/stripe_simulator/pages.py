@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from html import escape
 
-from flint.sandbox.stripe_simulator import intents
-from flint.sandbox.stripe_simulator.store import Json
+from aiohttp import web
+
+from flint.sandbox.stripe_simulator import balance, events, intents
+from flint.sandbox.stripe_simulator import checkout as sessions
+from flint.sandbox.stripe_simulator.store import Json, Store
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1f36; --soft: #697386; --paper: #f6f8fa; --card: #fff; --line: #e3e8ee;
@@ -54,6 +64,10 @@ def document(title: str, content: str, *, wide: bool = False) -> str:
         f'<div class="banner" role="note">Simulated: no real money moves</div>'
         f"<main{' class=wide' if wide else ''}>{content}</main></body></html>"
     )
+
+
+def html(text: str) -> web.Response:
+    return web.Response(text=text, content_type="text/html", headers=HEADERS)
 
 
 def form(action: str, content: str) -> str:
@@ -117,3 +131,135 @@ def ended(session: Json | None) -> str:
     link = session["success_url"] if session["status"] == "complete" else session["cancel_url"]
     back = f'<p><a href="{escape(link.replace("{CHECKOUT_SESSION_ID}", session["id"]))}">Back</a></p>' if link else ""
     return document("Checkout has ended", f"<h1>This payment {said}</h1>{back}")
+
+
+ROWS_SHOWN = 30
+
+
+def control(store: Store) -> str:
+    """Everything that can happen after a payment, and what can go wrong on the way."""
+    charges, found = store.select("charge"), ""
+    intents_shown = store.select("payment_intent")[:ROWS_SHOWN]
+    for intent in intents_shown:
+        own = [charge for charge in charges if charge["payment_intent"] == intent["id"]]
+        found += _payment(store, intent, own)
+    methods = [method for method in store.select("payment_method", {"type": "card"}) if method["customer"]]
+    cards = "".join(_saved_card(store, method) for method in methods[:ROWS_SHOWN])
+    told = "".join(_event(store, event) for event in store.select("event")[:ROWS_SHOWN])
+    available = money(balance.available(store), "usd")
+    nothing = '<tr><td class="soft">Nothing yet.</td></tr>'
+    return document(
+        "Simulated Stripe",
+        f'<h1>Simulated Stripe</h1><p class="soft">What happens after a payment, and what goes wrong.</p>'
+        f"<h2>Payments</h2>{_table(found or nothing)}<h2>Saved cards</h2>{_table(cards or nothing)}"
+        f"<h2>Balance at Stripe: {available}</h2>"
+        + form("/control/payout", _number("amount", "Cents, empty: all") + "<button>Pay out to our bank</button>")
+        + _faults(store)
+        + f"<h2>Events</h2>{_table(told or nothing)}",
+        wide=True,
+    )
+
+
+def _table(rows: str) -> str:
+    return f'<div class="card scroll tight"><table>{rows}</table></div>'
+
+
+def _number(name: str, label: str, value: str = "") -> str:
+    return f'<input type="number" name="{name}" min="0" value="{value}" placeholder="{label}" aria-label="{label}">'
+
+
+def _button(action: str, label: str, **hidden: str) -> str:
+    fields = "".join(f'<input type="hidden" name="{name}" value="{escape(value)}">' for name, value in hidden.items())
+    return form(f"/control/{action}", f"{fields}<button>{label}</button>")
+
+
+def _payment(store: Store, intent: Json, charges: list[Json]) -> str:
+    buttons = ""
+    if intent["status"] == "processing":
+        buttons += _button("settle", "Succeeds", payment_intent=intent["id"], outcome="succeed")
+        buttons += _button("settle", "Fails", payment_intent=intent["id"], outcome="fail")
+    for charge in charges:
+        if charge["status"] == "succeeded":
+            buttons += _paid(store, charge)
+    amount = money(intent["amount"], intent["currency"])
+    return (
+        f'<tr><td class="number">{amount}</td><td>{escape(intent["status"].replace("_", " "))}<br>'
+        f'<code class="soft">{escape(intent["id"])}</code></td><td>{buttons}</td></tr>'
+    )
+
+
+def _paid(store: Store, charge: Json) -> str:
+    id_, buttons = charge["id"], ""
+    if not charge["refunded"] and not charge["disputed"]:
+        hidden = f'<input type="hidden" name="charge" value="{id_}">'
+        buttons += form("/control/refund", f"{hidden}{_number('amount', 'Cents')}<button>Refund</button>")
+        buttons += _button("dispute", "Dispute", charge=id_) + _button("dispute", "Inquiry", charge=id_, inquiry="yes")
+        buttons += _button("fraud-warning", "Fraud warning", charge=id_)
+    for refund in store.select("refund", {"charge": id_, "status": "succeeded"}):
+        said = f"Fail the refund of {money(refund['amount'], refund['currency'])}"
+        buttons += _button("fail-refund", said, refund=refund["id"])
+    for dispute in store.select("dispute", {"charge": id_}):
+        buttons += f'<p class="soft">Dispute: {escape(dispute["status"].replace("_", " "))}</p>'
+        if dispute["status"].endswith(("needs_response", "under_review")):
+            actions = ("win", "lose") if dispute["balance_transactions"] else ("withdraw", "win", "lose")
+            buttons += "".join(_button(each, each.capitalize(), dispute=dispute["id"]) for each in actions)
+    return buttons
+
+
+def _saved_card(store: Store, method: Json) -> str:
+    behaviour = store.notes(method["id"]).get("behaviour", "")
+    chosen = {"": "pays", intents.AUTHENTICATE: "needs authentication"}
+    chosen |= {code: f"declines: {code.replace('_', ' ')}" for code in intents.DECLINES}
+    listed = "".join(
+        f'<option value="{value}"{" selected" if value == behaviour else ""}>{text}</option>'
+        for value, text in chosen.items()
+    )
+    change = (
+        f'<input type="hidden" name="payment_method" value="{method["id"]}">'
+        f'<select name="behaviour" aria-label="Off-session, the card">{listed}</select><button>Set</button>'
+    )
+    return (
+        f'<tr><td>Card {escape(method["card"]["last4"])}<br><code class="soft">{escape(method["customer"])}</code></td>'
+        f"<td>{form('/control/card', change)}</td></tr>"
+    )
+
+
+def _faults(store: Store) -> str:
+    tax = str(store.switch(sessions.TAX_SWITCH, 0))
+    kinds, calls = options(list(events.FAULTS)), options(["rate_limit", "error_after_commit", "lose_answer", "hang"])
+    event, call = (store.switch(name) or {} for name in ("event_fault", "call_fault"))
+    left = {name: f"{each.get('count', 0)} left" for name, each in (("event", event), ("call", call))}
+    return (
+        "<h2>Faults</h2><div class=card>"
+        + form(
+            "/control/events",
+            f'<select name="kind" aria-label="Events">{kinds}</select>{_number("count", "How many", "1")}'
+            f"{_number('seconds', 'Seconds of a delay', '30')}<button>Next events</button>"
+            f'<span class="soft">{left["event"]}</span>',
+        )
+        + form(
+            "/control/calls",
+            f'<select name="kind" aria-label="Calls">{calls}</select>{_number("count", "How many", "1")}'
+            f"{_number('seconds', 'Seconds of a hang', '30')}"
+            '<input name="path" placeholder="POST /v1/refunds" aria-label="Only calls that begin so">'
+            f'<button>Next calls</button><span class="soft">{left["call"]}</span>',
+        )
+        + form(
+            "/control/refunds-fail",
+            _number("seconds", "Seconds, empty: never") + "<button>Let refunds fail after</button>",
+        )
+        + form(
+            "/control/tax", _number("milli_percent", "Tax: 19000 is 19 %", tax) + "<button>Set the tax rate</button>"
+        )
+        + "</div>"
+    )
+
+
+def _event(store: Store, event: Json) -> str:
+    states = ", ".join(
+        f"{each['state']} {each['answer']} ({each['attempts']})" for each in events.deliveries(store, event["id"])
+    )
+    return (
+        f"<tr><td>{escape(event['type'])}<br><code class=soft>{escape(event['id'])}</code></td>"
+        f"<td>{escape(states) or 'not delivered'}</td><td>{_button('replay', 'Replay', event=event['id'])}</td></tr>"
+    )

@@ -17,13 +17,6 @@ from flint.sandbox.stripe_simulator.store import Json, Store, new_id
 
 BODY_BYTES_MAX = 1024 * 1024
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
-SAFE_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -77,7 +70,17 @@ class Simulator:
             idempotency_key=request.headers.get("Idempotency-Key"),
             id=new_id("req"),
         )
-        answer = self.api.answer(asked)
+        fault = self._fault(asked)
+        if fault.get("kind") == "rate_limit":
+            answer = self.api.refuse(asked)
+        else:
+            answer = self.api.answer(asked, error_after=fault.get("kind") == "error_after_commit")
+        if fault.get("kind") == "lose_answer":
+            assert request.transport is not None  # noqa: S101  Told to the type checker.
+            request.transport.abort()
+        elif fault.get("kind") == "hang":
+            with self.api.in_use(asked.idempotency_key):
+                await asyncio.sleep(fault["seconds"])
         return web.Response(
             status=answer.status,
             text=json.dumps(answer.body, indent=2),
@@ -85,20 +88,29 @@ class Simulator:
             headers=answer.headers,
         )
 
+    def _fault(self, asked: Request) -> Json:
+        """What is to go wrong with this call, if anything."""
+        fault: Json = self.store.switch("call_fault") or {}
+        if fault.get("count", 0) < 1 or not f"{asked.method} {asked.path}".startswith(fault["path"]):
+            return {}
+        with self.store.transaction():
+            self.store.set_switch("call_fault", fault | {"count": fault["count"] - 1})
+        return fault
+
     def _session(self, request: web.Request) -> Json:
         """The session of the address; one that has ended is told so. Raises an HTTP answer."""
         session = self.store.find("checkout.session", request.match_info["id"])
         if session is None:
-            raise web.HTTPNotFound(text=pages.ended(None), content_type="text/html", headers=SAFE_HEADERS)
+            raise web.HTTPNotFound(text=pages.ended(None), content_type="text/html", headers=pages.HEADERS)
         if session["status"] != "open":
-            raise web.HTTPGone(text=pages.ended(session), content_type="text/html", headers=SAFE_HEADERS)
+            raise web.HTTPGone(text=pages.ended(session), content_type="text/html", headers=pages.HEADERS)
         return session
 
     async def show_checkout(self, request: web.Request) -> web.Response:
         return self._page(self._session(request))
 
     def _page(self, session: Json, refusal: str = "") -> web.Response:
-        return html(pages.checkout(session, self.store.notes(session["id"])["lines"], refusal=refusal))
+        return pages.html(pages.checkout(session, self.store.notes(session["id"])["lines"], refusal=refusal))
 
     async def act_on_checkout(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -132,7 +144,7 @@ class Simulator:
             self.store.plan(action, intent["id"], seconds=int(seconds) if seconds.isdecimal() else 10)
 
     async def show_authentication(self, request: web.Request) -> web.Response:
-        return html(pages.authentication(self._session(request)))
+        return pages.html(pages.authentication(self._session(request)))
 
     async def authenticate(self, request: web.Request) -> web.Response:
         passed = (await request.post()).get("passed") == "yes"
@@ -145,14 +157,10 @@ class Simulator:
         return go_on(session) if passed else self._page(session, "Your bank could not tell that it is you. Try again.")
 
 
-def html(text: str) -> web.Response:
-    return web.Response(text=text, content_type="text/html", headers=SAFE_HEADERS)
-
-
 def go_on(session: Json) -> web.Response:
     """Send the customer to where the session wants them after paying."""
     address = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
-    return web.Response(status=303, headers=SAFE_HEADERS | {"Location": address})
+    return web.Response(status=303, headers=pages.HEADERS | {"Location": address})
 
 
 async def serve(
