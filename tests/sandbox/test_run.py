@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,6 +81,8 @@ def test_it_starts_survives_kill_9_and_stops_without_a_trace(product: Product) -
     assert set(first) == {"demo backend", "stripe simulator", "PostgreSQL", "Valkey", "web", "worker", "beat"}
     assert product.status("/readyz") == 200
     assert "new secrets" not in product.said()
+    with urllib.request.urlopen(product.facts()["stripe_url"], timeout=10) as page:
+        assert b"Simulated: no real money moves" in page.read()
     product.process.kill()
     product.process.wait()
     product.lose_credential_keys()
