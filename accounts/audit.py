@@ -38,6 +38,7 @@ class Action(models.TextChoices):
     TEAM_ROLE_CHANGED = "team.role_changed", "changed the role of {object} from {before} to {role}"
     TEAM_REMOVED = "team.removed", "removed {object}, who was {role}"
     TEAM_LEFT = "team.left", "left the account; was {role}"
+    BILLING_DETAILS_SET = "billing.details_set", "changed the billing details: {object}"
     DATA_EXPORTED = "data.exported", "exported {object}"
     ACCOUNT_CREATED = "account.created", "opened the account {object}"
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"

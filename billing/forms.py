@@ -1,8 +1,9 @@
-"""What people say on the pages of billing: how much they add, and what a list is narrowed to. A filter is a GET
-form, so its address can be shared."""
+"""What people say on the pages of billing: how much they add, who is named on receipts, and what a list is narrowed to.
+A filter is a GET form, so its address can be shared."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.db.models import F, Q
+from django_countries import countries
 
 from accounts.models import Account
 from apikeys.models import ApiKey
@@ -29,6 +31,7 @@ PERIODS = [
     ("month", "This month"),
     ("custom", "From … to …"),
 ]
+_TAX_ID = re.compile(r"[\w./ -]{4,}")
 
 
 class _DateInput(forms.DateInput):
@@ -174,3 +177,48 @@ def _models(account: Account, *, asked: str) -> dict[str, int]:
         if other is not None and UsageHour.objects.filter(account=account, model=other).exists():
             models[other.public_id] = other.pk
     return models
+
+
+def _autofill(what: str) -> forms.TextInput:
+    return forms.TextInput(attrs={"autocomplete": what})
+
+
+class DetailsForm(forms.Form):
+    """Who is named on receipts. Fields are those of `billing.details`; blanks around and between words are tidied."""
+
+    company = forms.CharField(max_length=200, required=False, widget=_autofill("organization"))
+    name = forms.CharField(label="Name of a person", max_length=200, required=False, widget=_autofill("name"))
+    address = forms.CharField(label="Street and number", max_length=200, widget=_autofill("address-line1"))
+    address_more = forms.CharField(
+        label="Building, floor", max_length=200, required=False, widget=_autofill("address-line2")
+    )
+    postal_code = forms.CharField(max_length=20, required=False, widget=_autofill("postal-code"))
+    city = forms.CharField(max_length=100, widget=_autofill("address-level2"))
+    region = forms.CharField(
+        label="State or region", max_length=100, required=False, widget=_autofill("address-level1")
+    )
+    country = forms.ChoiceField(
+        choices=lambda: [("", "Choose"), *countries], widget=forms.Select(attrs={"autocomplete": "country"})
+    )
+    tax_id = forms.CharField(
+        label="Tax id",
+        max_length=40,
+        required=False,
+        help_text="VAT, GST or EIN number, as you want it printed. It is not looked up anywhere.",
+    )
+    email = forms.EmailField(
+        label="E-mail for receipts",
+        max_length=254,
+        required=False,
+        widget=forms.EmailInput(attrs={"autocomplete": "email"}),
+        help_text="For example of your bookkeeping. Empty: the owners of the account.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        tidied = {name: " ".join(value.split()) for name, value in cleaned.items()}
+        if not tidied.get("company") and not tidied.get("name") and not {"company", "name"} & self.errors.keys():
+            self.add_error("company", "Say for whom receipts are: a company, a person, or both.")
+        if (tax_id := tidied.get("tax_id")) and not _TAX_ID.fullmatch(tax_id):
+            self.add_error("tax_id", "A tax id has letters, digits, blanks and . - / only, and at least four of them.")
+        return tidied

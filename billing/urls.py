@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import funds, overview, requests, statement, usage, webhook
+from billing.views import details, funds, overview, requests, statement, usage, webhook
 
 app_name = "billing"
 
@@ -14,6 +14,7 @@ urlpatterns = [
     path("requests/", requests.requests, name="requests"),
     path("requests/export.csv", requests.requests_csv, name="requests_csv"),
     path("requests/<uuid:call_id>/", requests.call, name="request"),
+    path("billing/details/", details.details, name="details"),
     path("statement/", statement.statement, name="statement"),
     path("statement/export.csv", statement.statement_csv, name="statement_csv"),
     path("billing/funds/", funds.add, name="funds"),

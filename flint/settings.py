@@ -270,6 +270,22 @@ SOCIALACCOUNT_STORE_TOKENS = False
 SOCIALACCOUNT_PROVIDERS, _provider_apps, _provider_origins = env.social_providers()
 INSTALLED_APPS += _provider_apps
 
+# --- Money ---------------------------------------------------------------------------------------------------
+
+# Who sells: printed on receipts and statements. Lines of the address are separated by semicolons.
+COMPANY_NAME = env.text("COMPANY_NAME", "" if PRODUCTION else "Flint Sandbox Inc.")
+COMPANY_ADDRESS = [
+    line.strip()
+    for line in env.text("COMPANY_ADDRESS", "" if PRODUCTION else "1 Example Street; 12345 Sampletown").split(";")
+    if line.strip()
+]
+COMPANY_TAX_ID = env.text("COMPANY_TAX_ID", "" if PRODUCTION else "00-0000000")
+COMPANY_EMAIL = env.text("COMPANY_EMAIL", SUPPORT_EMAIL)
+if PRODUCTION and env.has("STRIPE_SECRET_KEY"):
+    for _name in ("COMPANY_NAME", "COMPANY_ADDRESS"):
+        if not env.has(_name):
+            env.fault(f"{_name} is missing: customers pay by STRIPE_SECRET_KEY, and receipts say who was paid.")
+
 WELCOME_CREDIT = env.dollars("WELCOME_CREDIT_USD", "0" if PRODUCTION else "5", maximum=1000)
 
 # --- Stripe --------------------------------------------------------------------------------------------------

@@ -115,7 +115,8 @@ def test_production_sends_mail_over_tls_and_promises_no_credit(monkeypatch: pyte
     assert settings["STAFF_NEED_SECOND_FACTOR"]
 
 
-STRIPE = {"STRIPE_SECRET_KEY": "sk_live_hunter2", "STRIPE_WEBHOOK_SECRETS": "whsec_0123456789abcdef"}
+COMPANY = {"COMPANY_NAME": "Flint GmbH", "COMPANY_ADDRESS": "Hauptstraße 1; 12345 Berlin"}
+STRIPE = {"STRIPE_SECRET_KEY": "sk_live_hunter2", "STRIPE_WEBHOOK_SECRETS": "whsec_0123456789abcdef", **COMPANY}
 SANDBOX = {name: value for name, value in PRODUCTION.items() if name != "FLINT_ENV"}
 SIMULATOR = {"STRIPE_SECRET_KEY": "sk_sim_hunter2", "STRIPE_API_BASE": "http://127.0.0.1:12111"}
 
@@ -228,3 +229,16 @@ def test_the_command_line_lists_the_faults_without_a_traceback() -> None:
     assert ended.returncode == 1
     assert "SECRET_KEY is missing" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_where_customers_pay_receipts_say_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = faults_of(monkeypatch, {**PRODUCTION, **STRIPE, "COMPANY_NAME": "", "COMPANY_ADDRESS": ""})
+
+    assert "COMPANY_NAME is missing" in message
+    assert "COMPANY_ADDRESS is missing" in message
+
+
+def test_the_address_of_the_company_is_told_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_from(monkeypatch, {**PRODUCTION, "COMPANY_ADDRESS": "1 Main Street, Floor 2; 12345 Town;"})
+
+    assert settings["COMPANY_ADDRESS"] == ["1 Main Street, Floor 2", "12345 Town"]

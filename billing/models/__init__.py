@@ -1,8 +1,9 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
-from Stripe (payments), the work in the background (chores)."""
+from Stripe (payments), what is put on paper (documents), the work in the background (chores)."""
 
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
+from billing.models.documents import BillingDetails
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
 from billing.models.usage import (
     GatewayProcess,
@@ -17,6 +18,7 @@ from billing.models.usage import (
 from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
 
 __all__ = [
+    "BillingDetails",
     "BooksCheck",
     "CreditLot",
     "GatewayProcess",
