@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django_countries import countries
 
@@ -58,6 +60,21 @@ def lines(details: BillingDetails) -> list[str]:
     where = ", ".join(filter(None, [city, details.region]))
     shown = [details.company, details.name, details.address, details.address_more, where, country(details.country)]
     return [line for line in shown if line]
+
+
+def seller() -> dict[str, Any]:
+    """Who we are, for a document to copy."""
+    tax_id = [f"Tax id {settings.COMPANY_TAX_ID}"] if settings.COMPANY_TAX_ID else []
+    return {"lines": [settings.COMPANY_NAME, *settings.COMPANY_ADDRESS, *tax_id, settings.COMPANY_EMAIL]}
+
+
+def buyer(account: Account) -> dict[str, Any]:
+    """Who the customer is, for a document to copy; the name of the account alone until they have said more."""
+    known = of(account)
+    if known is None:
+        return {"account": account.name, "lines": [account.name]}
+    tax_id = [f"Tax id {known.tax_id}"] if known.tax_id else []
+    return {"account": account.name, "lines": [*lines(known), *tax_id]}
 
 
 def country(code: str) -> str:

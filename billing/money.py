@@ -62,6 +62,13 @@ def display(pico: int) -> str:
     return f"{sign}$0.{digits[: first + 3].rstrip('0')}"
 
 
+def exactly(pico: int) -> str:
+    """The whole amount with at least two decimals, as documents show it: `$12.34`, `-$0.0000384`, `$1,250.00`."""
+    sign = "-" if pico < 0 else ""
+    whole, fraction = divmod(abs(pico), PICO_PER_USD)
+    return f"{sign}${whole:,}.{f'{fraction:012d}'.rstrip('0'):0<2}"
+
+
 def display_in_column(pico: int) -> str:
     """The amount among others that are to be added up, all with six decimals: `$12.340000`, `-$0.000213`. Cut short."""
     sign = "-" if pico < 0 else ""

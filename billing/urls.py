@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import details, funds, overview, requests, statement, usage, webhook
+from billing.views import details, funds, overview, receipts, requests, statement, usage, webhook
 
 app_name = "billing"
 
@@ -15,6 +15,8 @@ urlpatterns = [
     path("requests/export.csv", requests.requests_csv, name="requests_csv"),
     path("requests/<uuid:call_id>/", requests.call, name="request"),
     path("billing/details/", details.details, name="details"),
+    path("billing/receipts/<str:number>/", receipts.receipt, name="receipt"),
+    path("billing/receipts/<str:number>/receipt.pdf", receipts.receipt_pdf, name="receipt_pdf"),
     path("statement/", statement.statement, name="statement"),
     path("statement/export.csv", statement.statement_csv, name="statement_csv"),
     path("billing/funds/", funds.add, name="funds"),

@@ -21,8 +21,10 @@ from accounts import access
 from accounts.access import Permission
 from accounts.models import Account, Invitation, Membership
 from apikeys import keys
+from billing import receipts
 from billing.models import Payment
 from tests import factories, people
+from tests.billing import papers
 
 pytestmark = pytest.mark.django_db
 Role = Membership.Role
@@ -125,6 +127,7 @@ def belongings(account: Account) -> dict[str, Any]:
     return {
         "key_id": key.pk,
         "call_id": factories.recorded(account, 1).id,
+        "number": receipts.issue(papers.paid(account), datetime.now(UTC)).number,
         "member_id": member.pk,
         "invitation_id": invitation.pk,
         "payment_id": Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000).pk,

@@ -3,7 +3,7 @@ from Stripe (payments), what is put on paper (documents), the work in the backgr
 
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
-from billing.models.documents import BillingDetails
+from billing.models.documents import BillingDetails, Receipt, ReceiptNumbers
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
 from billing.models.usage import (
     GatewayProcess,
@@ -32,6 +32,8 @@ __all__ = [
     "PriceRate",
     "PriceVersion",
     "PromiseCheck",
+    "Receipt",
+    "ReceiptNumbers",
     "RefusedCalls",
     "ReleasedHolds",
     "StripeCustomer",

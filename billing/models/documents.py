@@ -1,11 +1,17 @@
-"""What is put on paper. **BillingDetails** say who a customer is on the documents about their money."""
+"""What is put on paper.
+
+**BillingDetails** say who a customer is on the documents about their money. A **Receipt** is our own, numbered, for one
+payment, and never changes. **ReceiptNumbers** are the last number given in each series.
+"""
 
 from __future__ import annotations
 
 import pghistory
 from django.db import models
+from django.db.models import F, Q
 
 from accounts.models import Account
+from billing.models.payments import Payment
 
 
 @pghistory.track(model_name="BillingDetailsHistory")
@@ -25,8 +31,45 @@ class BillingDetails(models.Model):
     class Meta:
         verbose_name_plural = "billing details"
         constraints = [
-            models.CheckConstraint(condition=~models.Q(company="", name=""), name="billing_details_name_somebody"),
+            models.CheckConstraint(condition=~Q(company="", name=""), name="billing_details_name_somebody"),
         ]
 
     def __str__(self) -> str:
         return self.company or self.name
+
+
+class ReceiptNumbers(models.Model):
+    """Without a gap: the row is locked from the number to the end of the transaction, after everything else."""
+
+    series = models.CharField(max_length=20, primary_key=True, help_text="A prefix and the year, such as F-2026.")
+    last = models.PositiveIntegerField()
+
+    class Meta:
+        verbose_name_plural = "receipt numbers"
+
+    def __str__(self) -> str:
+        return f"{self.series} up to {self.last}"
+
+
+class Receipt(models.Model):
+    """Triggers refuse UPDATE, DELETE and TRUNCATE. Who sold and who bought is copied: both may move later."""
+
+    number = models.CharField(max_length=30, unique=True)
+    payment = models.OneToOneField(Payment, on_delete=models.PROTECT, related_name="receipt")
+    issued_at = models.DateTimeField()
+    seller = models.JSONField(help_text="Our lines: name, address, tax id, e-mail address.")
+    buyer = models.JSONField(help_text="The account's name, and the customer's lines: address, tax id.")
+    net_cents = models.BigIntegerField(help_text="What was credited.")
+    tax_cents = models.BigIntegerField()
+    total_cents = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(net_cents__gt=0, tax_cents__gte=0, total_cents=F("net_cents") + F("tax_cents")),
+                name="receipt_adds_up",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.number

@@ -14,7 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from billing import clock, ledger, money
+from billing import clock, ledger, money, receipts
 from billing.models import CreditLot, LedgerAccount, Payment, StripeCustomer, TransferKind
 from billing.payments import customers, stripe_api
 from billing.payments.stripe_api import Checkout, Intent
@@ -118,6 +118,8 @@ def _write(payment_id: UUID, intent: Intent | None, session: Checkout | None) ->
             else:
                 payment.state = _unpaid_state(payment, intent, session)
         payment.save()
+        if payment.paid_at is not None:
+            receipts.issue(payment, payment.paid_at)  # Last: it holds the numbers of all receipts.
     return payment
 
 

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 
 from billing import clock
-from billing.models import LedgerAccount, Payment, StripeCustomer, Transfer, Wallet
+from billing.models import LedgerAccount, Payment, Receipt, StripeCustomer, Transfer, Wallet
 from billing.payments import fulfilment, topups
 from tests import factories, people
 from tests.billing.fake_stripe import FakeStripe
@@ -69,6 +69,7 @@ def test_a_repeat_credits_nothing(stripe: FakeStripe) -> None:
         fulfilment.fulfil(intent)
         fulfilment.refresh(payment)
     assert posted(payment) == 25 * USD
+    assert Receipt.objects.get(payment=payment).total_cents == 2500
 
 
 def test_twenty_at_once_credit_once(stripe: FakeStripe, committed: None) -> None:
@@ -88,6 +89,7 @@ def test_twenty_at_once_credit_once(stripe: FakeStripe, committed: None) -> None
         list(pool.map(one, range(20)))
 
     assert posted(payment) == 25 * USD
+    assert Receipt.objects.get(payment=payment).total_cents == 2600
     assert Transfer.objects.filter(cause=f"stripe:tax:{intent}").count() == 1
 
 

@@ -13,8 +13,9 @@ from playwright.sync_api import Page, expect
 from apikeys import keys
 from apikeys.keys import SpendCap
 from apikeys.models import SpendPeriod
-from billing import settlement
+from billing import receipts, settlement
 from tests import factories, people
+from tests.billing import papers
 from tests.browser.conftest import NewPage
 from tests.browser.people import sign_in
 from tests.stack import Stack
@@ -25,7 +26,7 @@ STRANGERS = [
 ]
 CUSTOMERS = [
     *("/", "/docs/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
-    *("/billing/details/",),
+    *("/billing/details/", "/billing/receipts/{receipt}/"),
     *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/limits/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
     *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
     *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),
@@ -68,10 +69,13 @@ def test_a_customers_pages_can_be_used_by_everybody(new_page: NewPage, stack: St
     factories.credit(account, 10**12)
     call = factories.recorded(account, 38_400_000)
     settlement.settle_accounts(account_ids=[account.pk])
+    receipt = receipts.issue(papers.paid(account, 1000, tax=190), datetime.now(UTC))
     page = new_page(**SCREENS[screen])
     sign_in(page, stack, email)
 
-    hers = [address.format(key=key.pk, call=call.id, day=call.admitted_at.date()) for address in CUSTOMERS]
+    hers = [
+        address.format(receipt=receipt, key=key.pk, call=call.id, day=call.admitted_at.date()) for address in CUSTOMERS
+    ]
 
     assert list(look_at(page, stack, hers)) == []
 

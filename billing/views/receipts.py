@@ -1,0 +1,46 @@
+"""Receipts, as pages that print well and as PDF."""
+
+from __future__ import annotations
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from accounts.access import Permission, requires
+from accounts.models import Membership
+from billing import pdf, receipts
+from billing.models import Receipt
+
+
+@require_safe
+@never_cache
+@requires(Permission.SEE_MONEY)
+def receipt(request: HttpRequest, membership: Membership, number: str) -> HttpResponse:
+    found = _find(membership, number)
+    facts = {
+        "paper": receipts.paper(found),
+        "receipt_url": found.payment.receipt_url,
+        "pdf_url": reverse("billing:receipt_pdf", args=[number]),
+    }
+    return render(request, "billing/receipt.html", facts)
+
+
+@require_safe
+@never_cache
+@requires(Permission.SEE_MONEY)
+def receipt_pdf(request: HttpRequest, membership: Membership, number: str) -> HttpResponse:
+    found = _find(membership, number)
+    return HttpResponse(
+        pdf.render(receipts.paper(found)),
+        content_type="application/pdf",
+        headers={"Content-Disposition": f'attachment; filename="receipt-{found.number}.pdf"'},
+    )
+
+
+def _find(membership: Membership, number: str) -> Receipt:
+    found = receipts.find(membership.account, number)
+    if found is None:
+        raise Http404
+    return found
