@@ -1,7 +1,7 @@
 """A paper as a PDF: pages of A4 with selectable text, made by ReportLab alone.
 
-Noto Sans is embedded (Latin, Greek, Cyrillic); Chinese, Japanese and Korean use Adobe's own fonts, which every reader
-brings along. What neither has is printed as a question mark.
+Noto Sans is embedded (Latin, Greek, Cyrillic); Chinese, Japanese and Korean name fonts of Adobe's, for which readers
+take what their system has. What neither has is printed as a question mark.
 """
 
 from __future__ import annotations

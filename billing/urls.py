@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import details, funds, overview, receipts, requests, statement, usage, webhook
+from billing.views import details, funds, overview, payments, receipts, requests, statement, usage, webhook
 
 app_name = "billing"
 
@@ -14,6 +14,7 @@ urlpatterns = [
     path("requests/", requests.requests, name="requests"),
     path("requests/export.csv", requests.requests_csv, name="requests_csv"),
     path("requests/<uuid:call_id>/", requests.call, name="request"),
+    path("billing/", payments.payments, name="payments"),
     path("billing/details/", details.details, name="details"),
     path("billing/receipts/<str:number>/", receipts.receipt, name="receipt"),
     path("billing/receipts/<str:number>/receipt.pdf", receipts.receipt_pdf, name="receipt_pdf"),

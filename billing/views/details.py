@@ -30,4 +30,4 @@ def details(request: HttpRequest, membership: Membership) -> HttpResponse:
         messages.success(request, "Saved. Receipts from now on carry these details.")
     else:
         messages.success(request, "Nothing was different.")
-    return redirect("billing:details")
+    return redirect("billing:payments")

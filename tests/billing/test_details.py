@@ -35,7 +35,7 @@ def test_what_is_saved_is_shown_again_and_stands_in_the_activity() -> None:
     account, _ = people.customer("alice")
     alice = people.owner_of(account)
 
-    content = post(alice)
+    content = post(alice) + alice.get(reverse("billing:details")).content.decode()
 
     assert "Receipts from now on carry these details." in content
     assert 'value="Müller &amp; Söhne GmbH"' in content

@@ -1,0 +1,80 @@
+"""The payments of an account as its people read them: newest first, each with what became of it and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from accounts.models import Account
+from billing.models import Payment, Receipt
+
+PAGE_SIZE = 25
+State = Payment.State
+# Where a payment stands, for a person, and the tone of it.
+WORDS = {
+    State.OPEN: ("Not finished", "none"),
+    State.PROCESSING: ("Processing", "none"),
+    State.REQUIRES_ACTION: ("Needs you", "warn"),
+    State.PAID: ("Paid", ""),
+    State.FAILED: ("Failed", "bad"),
+    State.CANCELED: ("Canceled", "none"),
+}
+NOTES = {
+    State.OPEN: "Nothing was paid yet. Unfinished payments end by themselves.",
+    State.PROCESSING: "The bank takes its time. It is credited as soon as the money has come.",
+    State.REQUIRES_ACTION: "Your bank wants you to confirm it: add the same amount yourself.",
+    State.CANCELED: "Nothing was paid.",
+}
+# Stripe's codes of declines that a person can do something about.
+WHY = {
+    "authentication_required": "The bank wanted a confirmation, and none came.",
+    "card_declined": "The bank declined the card. Ask it, or take another card.",
+    "expired_card": "The card has expired. Take another one.",
+    "incorrect_cvc": "The security code of the card was wrong.",
+    "insufficient_funds": "The card has not enough money.",
+    "processing_error": "The bank could not process it. Try again in a moment.",
+}
+OTHERWISE = "The bank refused it. Take another card, or write to us."
+UNCLEAR = "Something does not fit, and we are looking at it. Nothing is lost: write to us if it takes long."
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    payment: Payment
+    receipt: Receipt | None
+    word: str
+    tone: str
+    why: str
+
+    @property
+    def paid_cents(self) -> int | None:
+        """With the tax; None as long as nothing is paid."""
+        return self.payment.total_cents if self.payment.state == State.PAID else None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`older` is the id after which the next page begins."""
+
+    lines: list[Line]
+    older: UUID | None
+
+
+def page(account: Account, *, before: UUID | None = None) -> Page:
+    found = Payment.objects.filter(account=account).select_related("receipt").order_by("-id")
+    if before is not None:
+        found = found.filter(pk__lt=before)
+    payments = list(found[: PAGE_SIZE + 1])
+    shown = payments[:PAGE_SIZE]
+    return Page([_line(payment) for payment in shown], shown[-1].pk if len(payments) > PAGE_SIZE else None)
+
+
+def _line(payment: Payment) -> Line:
+    state = State(payment.state)
+    word, tone = WORDS[state]
+    why = NOTES.get(state, "")
+    if state == State.FAILED:
+        why = WHY.get(payment.failure_code, OTHERWISE)
+    if payment.error and state != State.PAID:
+        why = UNCLEAR
+    return Line(payment, getattr(payment, "receipt", None), word, tone, why)
