@@ -21,10 +21,11 @@ def receipt(request: HttpRequest, membership: Membership, number: str) -> HttpRe
     found = _find(membership, number)
     facts = {
         "paper": receipts.paper(found),
+        "back": "billing:payments",
         "receipt_url": found.payment.receipt_url,
         "pdf_url": reverse("billing:receipt_pdf", args=[number]),
     }
-    return render(request, "billing/receipt.html", facts)
+    return render(request, "billing/paper.html", facts)
 
 
 @require_safe

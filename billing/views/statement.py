@@ -7,12 +7,13 @@ from datetime import UTC, date, datetime
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
-from billing import exports, periods, statements
+from billing import exports, pdf, periods, statement_papers, statements
 from billing.views.downloads import download
 
 
@@ -43,10 +44,45 @@ def statement(request: HttpRequest, membership: Membership) -> HttpResponse:
 def statement_csv(request: HttpRequest, membership: Membership) -> HttpResponseBase:
     month = _month(request.GET.get("month", ""), datetime.now(UTC).date())
     if month is None:
-        months = statements.months(membership.account)
-        return render(request, "billing/statement.html", {"months": months, "wrong": True}, status=400)
+        return _wrong(request, membership)
     found = statements.of_month(membership.account, month)
     return download(membership, f"statement-{month:%Y-%m}", exports.STATEMENT, exports.statement(found))
+
+
+@require_safe
+@never_cache
+@requires(Permission.SEE_MONEY)
+def statement_paper(request: HttpRequest, membership: Membership) -> HttpResponse:
+    now = datetime.now(UTC)
+    month = _month(request.GET.get("month", ""), now.date())
+    if month is None:
+        return _wrong(request, membership)
+    facts = {
+        "paper": statement_papers.paper(membership.account, month, now=now),
+        "back": "billing:statement",
+        "pdf_url": f"{reverse('billing:statement_pdf')}?month={month:%Y-%m}",
+    }
+    return render(request, "billing/paper.html", facts)
+
+
+@require_safe
+@never_cache
+@requires(Permission.SEE_MONEY)
+def statement_pdf(request: HttpRequest, membership: Membership) -> HttpResponse:
+    now = datetime.now(UTC)
+    month = _month(request.GET.get("month", ""), now.date())
+    if month is None:
+        return _wrong(request, membership)
+    return HttpResponse(
+        pdf.render(statement_papers.paper(membership.account, month, now=now)),
+        content_type="application/pdf",
+        headers={"Content-Disposition": f'attachment; filename="statement-{month:%Y-%m}.pdf"'},
+    )
+
+
+def _wrong(request: HttpRequest, membership: Membership) -> HttpResponse:
+    months = statements.months(membership.account)
+    return render(request, "billing/statement.html", {"months": months, "wrong": True}, status=400)
 
 
 def _month(text: str, today: date) -> date | None:

@@ -26,7 +26,7 @@ STRANGERS = [
 ]
 CUSTOMERS = [
     *("/", "/docs/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
-    *("/billing/", "/billing/details/", "/billing/receipts/{receipt}/"),
+    *("/statement/document/", "/billing/", "/billing/details/", "/billing/receipts/{receipt}/"),
     *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/limits/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
     *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
     *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),

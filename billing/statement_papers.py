@@ -1,0 +1,72 @@
+"""A month as a document: the lines of the statement to the last pico-dollar, what each kind came to, and the tax."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+from django.db.models import Sum
+
+from accounts.models import Account
+from billing import details, money, periods, statements
+from billing.models import Payment
+from billing.paper import Paper, Table
+from billing.statements import Line, Statement
+
+
+def paper(account: Account, month: date, *, now: datetime) -> Paper:
+    """The statement of the month that begins on `month`; of one that is not over, as far as it has gone."""
+    of = statements.of_month(account, month)
+    seller, buyer = details.seller(), details.buyer(account)
+    last_day = periods.month_of(month).last_day
+    today = now.astimezone(UTC).date()
+    facts = [("From", f"{of.month}"), ("To", f"{min(last_day, today)}"), ("Account", buyer["account"])]
+    return Paper(
+        title="Statement",
+        number=f"{month:%Y-%m}",
+        seller=seller["lines"],
+        buyer=buyer["lines"],
+        facts=[*facts, ("Made", f"{now.astimezone(UTC):%Y-%m-%d %H:%M} UTC")],
+        table=Table(
+            header=("Day", "What", "For", "Amount in USD", "Balance"),
+            rows=[(str(line.day), line.title, _why(line), money.exactly(line.amount), money.exactly(line.balance))
+                  for line in of.lines],
+            numbers=2,
+        ),
+        totals=_totals(of, over=last_day < today),
+        notes=_notes(account, of, over=last_day < today),
+        watermark="",
+    )  # fmt: skip
+
+
+def _why(line: Line) -> str:
+    return line.reason if line.at else f"{line.calls:,} call{'' if line.calls == 1 else 's'}"
+
+
+def _totals(of: Statement, *, over: bool) -> list[tuple[str, str]]:
+    """By what they are called, in the order in which they first came."""
+    sums: dict[str, int] = {}
+    for line in of.lines:
+        sums[line.title] = sums.get(line.title, 0) + line.amount
+    return [
+        ("Opening balance", money.exactly(of.opening)),
+        *((title, money.exactly(amount)) for title, amount in sums.items()),
+        ("Closing balance" if over else "Balance so far", money.exactly(of.closing)),
+    ]
+
+
+def _notes(account: Account, of: Statement, *, over: bool) -> list[str]:
+    period = periods.month_of(of.month)
+    days = {"transfer__day__gte": of.month, "transfer__day__lte": period.last_day}
+    paid = Payment.objects.filter(account=account, **days)
+    of_money = paid.order_by("livemode").values_list("livemode").annotate(Sum("tax_cents"), Sum("total_cents"))
+    notes = []
+    for livemode, tax, total in of_money:
+        kind = "" if livemode else "Simulated, no real money: "
+        amounts = [money.exactly(money.from_cents(cents)) for cents in (total, tax)]
+        notes.append(f"{kind}{amounts[0]} was paid for the top-ups of this month, {amounts[1]} of it tax.")
+    notes.append(
+        "Days are those of UTC. A call belongs to the day on which it began. Amounts are exact, in US dollars."
+    )
+    if not over:
+        notes.append("The month is not over: this statement is not final.")
+    return notes
