@@ -52,6 +52,19 @@ def test_a_paid_one_has_its_receipt() -> None:
     assert "$11.90" in content
 
 
+def test_the_page_of_a_payment_leads_to_its_receipt_once_there_is_one() -> None:
+    account, _ = people.customer("alice")
+    payment = papers.paid(account)
+    alice, address = people.owner_of(account), reverse("billing:payment", args=[payment.pk])
+
+    before = alice.get(address).content.decode()
+    receipt = receipts.issue(payment, datetime.now(UTC))
+
+    link = f'href="{reverse("billing:receipt", args=[receipt.number])}"'
+    assert link not in before
+    assert link in alice.get(address).content.decode()
+
+
 def test_without_payments_it_says_what_will_be_there() -> None:
     account, _ = people.customer("alice")
 
