@@ -39,6 +39,7 @@ class Action(models.TextChoices):
     TEAM_REMOVED = "team.removed", "removed {object}, who was {role}"
     TEAM_LEFT = "team.left", "left the account; was {role}"
     BILLING_DETAILS_SET = "billing.details_set", "changed the billing details: {object}"
+    CODE_REDEEMED = "billing.code_redeemed", "redeemed the code {object} for {amount} of credit"
     DATA_EXPORTED = "data.exported", "exported {object}"
     ACCOUNT_CREATED = "account.created", "opened the account {object}"
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"
@@ -90,6 +91,11 @@ def coming_from(address: str | None) -> Iterator[None]:
         yield
     finally:
         _address.reset(token)
+
+
+def address() -> str | None:
+    """Where what runs now came from, if it is known."""
+    return _address.get()
 
 
 def events(

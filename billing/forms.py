@@ -132,6 +132,15 @@ class PeriodFilter(forms.Form):
         return self._models[name] if name else None
 
 
+class RedeemForm(forms.Form):
+    code = forms.CharField(
+        max_length=60,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "characters", "spellcheck": "false"}),
+        help_text="Capital or small letters and hyphens make no difference.",
+    )
+    form_id = forms.UUIDField(widget=forms.HiddenInput)
+
+
 class UsageFilter(PeriodFilter):
     defaults = {"period": "7d", "group": "model"}
 

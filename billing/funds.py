@@ -31,7 +31,7 @@ def promotional(account: Account, *, now: datetime) -> list[CreditLot]:
     lots = CreditLot.objects.filter(
         Q(expires_at=None) | Q(expires_at__gt=now), wallet_id=account.pk, remaining__gt=0, kind="promotional"
     )
-    return list(lots.order_by(F("expires_at").asc(nulls_last=True), "id")[:SHOWN_LOTS])
+    return list(lots.select_related("transfer").order_by(F("expires_at").asc(nulls_last=True), "id")[:SHOWN_LOTS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.views import details, funds, overview, payments, receipts, requests, statement, usage, webhook
+from billing.views import details, funds, overview, payments, receipts, redeem, requests, statement, usage, webhook
 
 app_name = "billing"
 
@@ -18,6 +18,7 @@ urlpatterns = [
     path("billing/details/", details.details, name="details"),
     path("billing/receipts/<str:number>/", receipts.receipt, name="receipt"),
     path("billing/receipts/<str:number>/receipt.pdf", receipts.receipt_pdf, name="receipt_pdf"),
+    path("billing/redeem/", redeem.redeem, name="redeem"),
     path("statement/", statement.statement, name="statement"),
     path("statement/document/", statement.statement_paper, name="statement_paper"),
     path("statement/statement.pdf", statement.statement_pdf, name="statement_pdf"),

@@ -17,7 +17,7 @@ from django.db import connection
 
 from accounts.models import Account, Tier, User
 from apikeys.models import ApiKey
-from billing import ledger, ledger_sql, pricing
+from billing import ledger, ledger_sql, pricing, vouchers
 from billing.ledger import Ask
 from billing.models import (
     CreditLot,
@@ -29,9 +29,11 @@ from billing.models import (
     Transfer,
     TransferKind,
     UsageRecord,
+    Voucher,
     Wallet,
 )
 from billing.usage import Outcome, Record, Source
+from billing.vouchers import Terms
 from gateway.models import Attempt
 
 _numbers = itertools.count(1)
@@ -104,6 +106,10 @@ def debit(of: Account, amount: int, **fields: Any) -> Transfer:
         "now": datetime.now(UTC),
     }
     return ledger.debit(account=of, amount=amount, **{**defaults, **fields})
+
+
+def voucher(amount: int = 10, *, code: str = "", **terms: Any) -> Voucher:
+    return vouchers.create(terms=Terms(amount, **terms), code=code, now=datetime.now(UTC))
 
 
 def funded(amount: int) -> Account:

@@ -20,7 +20,7 @@ from accounts.models import Account, AuditEvent, Membership, Tier, User
 from apikeys import keys
 from apikeys.keys import SpendCap
 from apikeys.models import ApiKey, SpendPeriod
-from billing import ledger
+from billing import ledger, vouchers
 from billing.models import (
     BooksCheck,
     CreditLot,
@@ -40,6 +40,8 @@ from billing.models import (
     Transfer,
     UsageHour,
     UsageRecord,
+    Voucher,
+    VoucherRedemption,
     Wallet,
 )
 from gateway import backends, route_prices
@@ -58,6 +60,8 @@ OURS = [
     *MONEY,
     LanguageModel,
     PriceVersion,
+    Voucher,
+    VoucherRedemption,
     Backend,
     Route,
     RoutePrice,
@@ -91,6 +95,8 @@ def one_of_each() -> Account:
     RefusedCalls.objects.create(account=account, hour=hour, status=402, code="insufficient_balance", calls=1)
     GatewayProcess.objects.create(boot=uuid4(), host="host", pid=1)
     PeriodicTask.objects.create(name=uuid4().hex, every_seconds=10, sent_at=now)
+    code = factories.voucher(code=factories.unique("code"))
+    vouchers.redeem(account=account, code=code.code, form_id=uuid4(), now=now, by=account.users.get())
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)
     Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
@@ -216,7 +222,9 @@ def test_money_and_usage_cannot_be_changed(model: type[models.Model]) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [User, Account, ApiKey, LanguageModel, PriceVersion], ids=lambda model: model.__name__
+    "model",
+    [User, Account, ApiKey, LanguageModel, PriceVersion, Voucher, VoucherRedemption],
+    ids=lambda model: model.__name__,
 )
 def test_what_history_points_at_cannot_be_deleted(model: type[models.Model]) -> None:
     one_of_each()
@@ -226,7 +234,7 @@ def test_what_history_points_at_cannot_be_deleted(model: type[models.Model]) -> 
     assert people.superuser().post(page(model, "delete", row.pk), {"post": "yes"}).status_code == 403
 
 
-@pytest.mark.parametrize("model", [User, Tier, Membership, LanguageModel, PriceVersion, Backend, Route])
+@pytest.mark.parametrize("model", [User, Tier, Membership, LanguageModel, PriceVersion, Voucher, Backend, Route])
 def test_add_pages_answer(model: type[models.Model]) -> None:
     assert people.superuser().get(page(model, "add")).status_code == 200
 

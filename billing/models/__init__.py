@@ -1,5 +1,6 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
-from Stripe (payments), what is put on paper (documents), the work in the background (chores)."""
+from Stripe (payments), credit for a code (vouchers), what is put on paper (documents), mails about a low balance
+(alerts), the work in the background (chores)."""
 
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
@@ -15,11 +16,13 @@ from billing.models.usage import (
     UsageHour,
     UsageRecord,
 )
+from billing.models.vouchers import CodeTries, Voucher, VoucherRedemption
 from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
 
 __all__ = [
     "BillingDetails",
     "BooksCheck",
+    "CodeTries",
     "CreditLot",
     "GatewayProcess",
     "Hold",
@@ -42,5 +45,7 @@ __all__ = [
     "TransferKind",
     "UsageHour",
     "UsageRecord",
+    "Voucher",
+    "VoucherRedemption",
     "Wallet",
 ]

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Barrier, Event
@@ -27,8 +27,8 @@ if not apps.ready:
 from django.db import connection
 from psycopg import AsyncConnection
 
-from accounts.models import Account
-from billing import ledger
+from accounts.models import Account, User
+from billing import clock, ledger, vouchers
 from billing.ledger import Ask
 from tests import factories
 
@@ -146,3 +146,17 @@ def kill_at_random(target: Callable[..., None], *arguments: Any, seed: int, seco
     with running(target, *arguments, begun):
         assert begun.wait(SECONDS)
         time.sleep(random.Random(seed).uniform(0, seconds))
+
+
+def redeem_once(account_id: int, code: str, by: int) -> None:
+    account, user = Account.objects.get(pk=account_id), User.objects.get(pk=by)
+    vouchers.redeem(account=account, code=code, form_id=uuid4(), now=clock.now(), by=user)
+
+
+def redeem_for_ever(account_ids: Sequence[int], code: str, by: int, begun: Event) -> None:
+    """Everybody tries the code, again and again."""
+    begun.set()
+    while True:
+        for account_id in account_ids:
+            with suppress(vouchers.Refused):
+                redeem_once(account_id, code, by)
