@@ -40,6 +40,7 @@ class Action(models.TextChoices):
     TEAM_LEFT = "team.left", "left the account; was {role}"
     BILLING_DETAILS_SET = "billing.details_set", "changed the billing details: {object}"
     CODE_REDEEMED = "billing.code_redeemed", "redeemed the code {object} for {amount} of credit"
+    LOW_BALANCE_SET = "billing.low_balance_set", "set at which balance a mail is sent: {object}"
     DATA_EXPORTED = "data.exported", "exported {object}"
     ACCOUNT_CREATED = "account.created", "opened the account {object}"
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"

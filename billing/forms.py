@@ -141,6 +141,22 @@ class RedeemForm(forms.Form):
     form_id = forms.UUIDField(widget=forms.HiddenInput)
 
 
+class AlertsForm(forms.Form):
+    amounts = forms.CharField(
+        label="Amounts in USD",
+        max_length=200,
+        required=False,
+        help_text="Such as 5, 50. Leave it empty to get no mails.",
+    )
+
+    def clean_amounts(self) -> list[int]:
+        texts = self.cleaned_data["amounts"].replace(";", ",").replace("$", "").split(",")
+        try:
+            return [money.from_usd(text) for text in texts if text.strip()]
+        except money.InvalidAmount as fault:
+            raise forms.ValidationError(str(fault)) from fault
+
+
 class UsageFilter(PeriodFilter):
     defaults = {"period": "7d", "group": "model"}
 

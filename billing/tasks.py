@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
-from billing import books, clock, holds, partitions, settlement
+from billing import balance_mails, balance_watch, books, clock, holds, partitions, settlement
 from billing.payments import fulfilment, inbox
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,22 @@ def sweep_holds(**_ignored: Any) -> None:
 @shared_task
 def expire_credit(**_ignored: Any) -> None:
     settlement.expire_credit(now=clock.now())
+
+
+@shared_task
+def watch_balances(**_ignored: Any) -> None:
+    balance_watch.sweep()
+
+
+@shared_task
+def watch_all_balances(**_ignored: Any) -> None:
+    balance_watch.sweep_all()
+
+
+# A mail server may take 10 s for each; less than the broker's visibility timeout.
+@shared_task(soft_time_limit=200, time_limit=240)
+def mail_low_balances(**_ignored: Any) -> None:
+    balance_mails.send_due()
 
 
 @shared_task

@@ -2,7 +2,19 @@
 
 from django.urls import path
 
-from billing.views import details, funds, overview, payments, receipts, redeem, requests, statement, usage, webhook
+from billing.views import (
+    alerts,
+    details,
+    funds,
+    overview,
+    payments,
+    receipts,
+    redeem,
+    requests,
+    statement,
+    usage,
+    webhook,
+)
 
 app_name = "billing"
 
@@ -19,6 +31,7 @@ urlpatterns = [
     path("billing/receipts/<str:number>/", receipts.receipt, name="receipt"),
     path("billing/receipts/<str:number>/receipt.pdf", receipts.receipt_pdf, name="receipt_pdf"),
     path("billing/redeem/", redeem.redeem, name="redeem"),
+    path("billing/alerts/", alerts.alerts, name="alerts"),
     path("statement/", statement.statement, name="statement"),
     path("statement/document/", statement.statement_paper, name="statement_paper"),
     path("statement/statement.pdf", statement.statement_pdf, name="statement_pdf"),

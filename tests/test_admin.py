@@ -29,6 +29,7 @@ from billing.models import (
     KeyBudget,
     LanguageModel,
     LateUsageRecord,
+    LowBalanceMail,
     Payment,
     PeriodicTask,
     PriceVersion,
@@ -53,7 +54,7 @@ pytestmark = pytest.mark.django_db
 MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
-    PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent,
+    PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail,
     Attempt,
 ]  # fmt: skip
 OURS = [
@@ -97,6 +98,7 @@ def one_of_each() -> Account:
     PeriodicTask.objects.create(name=uuid4().hex, every_seconds=10, sent_at=now)
     code = factories.voucher(code=factories.unique("code"))
     vouchers.redeem(account=account, code=code.code, form_id=uuid4(), now=now, by=account.users.get())
+    LowBalanceMail.objects.create(account=account, recipient=account.users.get(), threshold=1)
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)
     Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)

@@ -2,6 +2,7 @@
 from Stripe (payments), credit for a code (vouchers), what is put on paper (documents), mails about a low balance
 (alerts), the work in the background (chores)."""
 
+from billing.models.alerts import BalanceThreshold, BalanceWatch, LowBalanceMail, WatchedTransfers
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
 from billing.models.documents import BillingDetails, Receipt, ReceiptNumbers
@@ -21,6 +22,8 @@ from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfe
 
 __all__ = [
     "BillingDetails",
+    "BalanceThreshold",
+    "BalanceWatch",
     "BooksCheck",
     "CodeTries",
     "CreditLot",
@@ -31,6 +34,7 @@ __all__ = [
     "LateUsageRecord",
     "LedgerAccount",
     "Payment",
+    "LowBalanceMail",
     "PeriodicTask",
     "PriceRate",
     "PriceVersion",
@@ -48,4 +52,5 @@ __all__ = [
     "Voucher",
     "VoucherRedemption",
     "Wallet",
+    "WatchedTransfers",
 ]

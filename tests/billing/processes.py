@@ -65,7 +65,7 @@ def settler(account_ids: Sequence[int], seed: float) -> Iterator[Settler]:
 
 
 @contextmanager
-def running(target: Callable[..., None], *arguments: Any) -> Iterator[ForkServerProcess]:
+def running(target: Callable[..., object], *arguments: Any) -> Iterator[ForkServerProcess]:
     """A process that runs `target`, and is gone after the block, whatever happened."""
     process = context().Process(target=target, args=arguments, daemon=True)
     process.start()
