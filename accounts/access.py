@@ -36,13 +36,14 @@ class Permission(StrEnum):
     MANAGE_TEAM = "change who belongs to the account"
     MANAGE_OWNERS = "make or remove owners"
     SEE_ACTIVITY = "see what was done in the account"
+    CLOSE_ACCOUNT = "close the account"
     MANAGE_ACCOUNT = "change the account"
 
 
 _LOOK = {Permission.SEE_USAGE, Permission.SEE_TEAM}
 _MEMBER = _LOOK | {Permission.SEE_KEYS, Permission.MANAGE_OWN_KEYS}
 _BILLING = _LOOK | {Permission.SEE_MONEY, Permission.MANAGE_MONEY}
-_ADMIN = set(Permission) - {Permission.MANAGE_OWNERS}
+_ADMIN = set(Permission) - {Permission.MANAGE_OWNERS, Permission.CLOSE_ACCOUNT}
 ROLES: Mapping[str, frozenset[Permission]] = {
     Role.OWNER: frozenset(Permission),
     Role.ADMIN: frozenset(_ADMIN),

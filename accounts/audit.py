@@ -46,6 +46,8 @@ class Action(models.TextChoices):
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"
     ACCOUNT_DISABLED = "account.disabled", "disabled the account: calls are refused"
     ACCOUNT_ENABLED = "account.enabled", "enabled the account again"
+    ACCOUNT_CLOSING = "account.closing", "asked to close the account, with {paid} paid and {promotional} given left"
+    ACCOUNT_CLOSED = "account.closed", "closed the account: no money is left"
     # About people, whatever the account.
     PERSON_SIGNED_IN = "person.signed_in", "signed in"
     PERSON_SIGN_IN_FAILED = "person.sign_in_failed", "somebody gave a wrong password for {object}"

@@ -5,7 +5,7 @@ Every amount is pico-USD. A balance moves in one of these ways, and nowhere else
 - `reserve` takes the most a call can cost from what a wallet, and a key with a spend cap, can spend (may refuse);
 - `release` gives a hold back, with a reason; `settle` charges the recorded calls of a wallet and closes their holds;
 - `credit` and `debit` post every other transfer of a wallet; `expire_lots` takes back promotional credit whose time is
-  over; `post` moves what belongs to no wallet: taxes, Stripe's fees, payouts.
+  over, `end_promotions` all of it; `post` moves what belongs to no wallet: taxes, Stripe's fees, payouts.
 
 `posted`, `debt`, `seq` and the lots of a wallet change only under its advisory lock; `held` and the counts of holds
 also change by single statements that touch the wallet row last. The order of locks is everywhere: advisory lock, usage,
@@ -257,6 +257,15 @@ def expire_lots(*, account_id: int, now: datetime) -> int:
     expired = CreditLot.objects.filter(wallet_id=account_id, remaining__gt=0, expires_at__lte=now)
     lot_ids = expired.order_by("expires_at", "id").values_list("pk", flat=True)
     return sum(_expire_lot(account_id, lot_id, now) for lot_id in lot_ids)
+
+
+def end_promotions(*, account_id: int, now: datetime) -> int:
+    """Let all promotional credit of the wallet expire at `now`, and take back what is left; returns the amount."""
+    with transaction.atomic():
+        wallet = _locked_wallet(account_id)
+        lasting = Q(expires_at=None) | Q(expires_at__gt=now)
+        wallet.lots.filter(lasting, kind=CreditLot.Kind.PROMOTIONAL, remaining__gt=0).update(expires_at=now)
+        return expire_lots(account_id=account_id, now=now)
 
 
 def _expire_lot(account_id: int, lot_id: int, now: datetime) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
-from billing import balance_mails, balance_watch, books, clock, holds, partitions, settlement
+from billing import balance_mails, balance_watch, books, clock, closing, holds, partitions, settlement
 from billing.payments import fulfilment, inbox
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ def watch_all_balances(**_ignored: Any) -> None:
 @shared_task(soft_time_limit=200, time_limit=240)
 def mail_low_balances(**_ignored: Any) -> None:
     balance_mails.send_due()
+
+
+@shared_task
+def finish_closings(**_ignored: Any) -> None:
+    closing.finish_all(now=clock.now())
 
 
 @shared_task

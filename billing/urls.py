@@ -4,6 +4,7 @@ from django.urls import path
 
 from billing.views import (
     alerts,
+    close,
     details,
     funds,
     overview,
@@ -32,6 +33,7 @@ urlpatterns = [
     path("billing/receipts/<str:number>/receipt.pdf", receipts.receipt_pdf, name="receipt_pdf"),
     path("billing/redeem/", redeem.redeem, name="redeem"),
     path("billing/alerts/", alerts.alerts, name="alerts"),
+    path("billing/close/", close.close, name="close"),
     path("statement/", statement.statement, name="statement"),
     path("statement/document/", statement.statement_paper, name="statement_paper"),
     path("statement/statement.pdf", statement.statement_pdf, name="statement_pdf"),

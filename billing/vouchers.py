@@ -161,6 +161,8 @@ def redeem(*, account: Account, code: str, form_id: UUID, now: datetime, by: Use
 def _redeem(account: Account, code: str, form_id: UUID, now: datetime, by: User) -> VoucherRedemption:
     """The row of the voucher is locked before the wallet, and nobody who has a wallet ever waits for one."""
     with transaction.atomic():
+        if Account.objects.filter(pk=account.pk, disabled_at__isnull=False).exists():
+            raise Refused("This account is disabled.")
         voucher = Voucher.objects.select_for_update(no_key=True).filter(code=normalised(code)).first()
         if voucher is None:
             raise UnknownCode("This code is not known. Look at its letters again.")

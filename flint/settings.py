@@ -287,6 +287,9 @@ if PRODUCTION and env.has("STRIPE_SECRET_KEY"):
             env.fault(f"{_name} is missing: customers pay by STRIPE_SECRET_KEY, and receipts say who was paid.")
 
 WELCOME_CREDIT = env.dollars("WELCOME_CREDIT_USD", "0" if PRODUCTION else "5", maximum=1000)
+# What becomes of money that was paid and not spent when an owner closes the account: a task for a person to refund it,
+# or no closing before it is spent or refunded.
+ACCOUNT_CLOSING = env.choice("ACCOUNT_CLOSING", ["refund", "block"], default="refund")
 
 # --- Stripe --------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from apikeys.keys import SpendCap
 from apikeys.models import ApiKey, SpendPeriod
 from billing import ledger, vouchers
 from billing.models import (
+    AccountClosing,
     BooksCheck,
     CreditLot,
     GatewayProcess,
@@ -61,6 +62,7 @@ OURS = [
     *MONEY,
     LanguageModel,
     PriceVersion,
+    AccountClosing,
     Voucher,
     VoucherRedemption,
     Backend,
@@ -99,6 +101,7 @@ def one_of_each() -> Account:
     code = factories.voucher(code=factories.unique("code"))
     vouchers.redeem(account=account, code=code.code, form_id=uuid4(), now=now, by=account.users.get())
     LowBalanceMail.objects.create(account=account, recipient=account.users.get(), threshold=1)
+    AccountClosing.objects.create(account=account, requested_by=account.users.get())
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)
     Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
@@ -225,7 +228,7 @@ def test_money_and_usage_cannot_be_changed(model: type[models.Model]) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [User, Account, ApiKey, LanguageModel, PriceVersion, Voucher, VoucherRedemption],
+    [User, Account, ApiKey, LanguageModel, PriceVersion, Voucher, VoucherRedemption, AccountClosing],
     ids=lambda model: model.__name__,
 )
 def test_what_history_points_at_cannot_be_deleted(model: type[models.Model]) -> None:

@@ -1,10 +1,11 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
 from Stripe (payments), credit for a code (vouchers), what is put on paper (documents), mails about a low balance
-(alerts), the work in the background (chores)."""
+(alerts), accounts that are closed (closings), the work in the background (chores)."""
 
 from billing.models.alerts import BalanceThreshold, BalanceWatch, LowBalanceMail, WatchedTransfers
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
+from billing.models.closings import AccountClosing
 from billing.models.documents import BillingDetails, Receipt, ReceiptNumbers
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
 from billing.models.usage import (
@@ -21,6 +22,7 @@ from billing.models.vouchers import CodeTries, Voucher, VoucherRedemption
 from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
 
 __all__ = [
+    "AccountClosing",
     "BillingDetails",
     "BalanceThreshold",
     "BalanceWatch",
