@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import smtplib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.core import mail as outbox
 from django.core.mail.backends.locmem import EmailBackend
@@ -19,6 +21,7 @@ from billing import balance_mails, balance_watch, ledger
 from billing.models import LowBalanceMail, WatchedTransfers
 from tests import factories, people
 from tests.billing import processes, stage
+from tests.stack import until
 
 USD = 10**12
 ALERTS = "/billing/alerts/"
@@ -236,13 +239,30 @@ class TestAtTheSameTime:
         assert sorted(mail.to[0] for mail in mails if mail.to[0] in emails) == sorted(emails)
         assert sum(sent) == len(mails)
 
+    def test_a_sweep_that_waited_for_another_one_tells_nothing_more(self) -> None:
+        account = customer(6 * USD)
+        spend(account, 2 * USD)
+        with stage.another_connection() as other, psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as eye:
+            other.execute("SELECT FROM accounts_account WHERE id = %s FOR UPDATE", [account.pk])
+
+            def let_go_when_both_wait() -> None:
+                waiting = "SELECT count(*) > 1 FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+                until(lambda: eye.execute(waiting).fetchone() == (True,))
+                other.commit()
+
+            stage.at_the_same_time(balance_watch.sweep, balance_watch.sweep_all, let_go_when_both_wait)
+
+        assert told(account) == [5 * USD]
+
     def test_a_sweep_killed_in_the_middle_is_made_up_for_by_the_next(self) -> None:
         account = customer(6 * USD)
         spend(account, 2 * USD)
         with stage.another_connection() as other:
-            other.execute("LOCK TABLE billing_lowbalancemail IN SHARE MODE")
+            other.execute("SELECT FROM accounts_account WHERE id = %s FOR UPDATE", [account.pk])
             with processes.running(balance_watch.sweep):
-                stage.wait_until_blocked_by(other)  # The threshold is disarmed, the mail is not written.
+                stage.wait_until_blocked_by(
+                    other
+                )  # The threshold is disarmed and the mail written, of which the account is looked at last.
         assert told(account) == []
 
         balance_watch.sweep()
