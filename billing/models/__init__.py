@@ -23,9 +23,9 @@ from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfe
 
 __all__ = [
     "AccountClosing",
-    "BillingDetails",
     "BalanceThreshold",
     "BalanceWatch",
+    "BillingDetails",
     "BooksCheck",
     "CodeTries",
     "CreditLot",
@@ -35,8 +35,8 @@ __all__ = [
     "LanguageModel",
     "LateUsageRecord",
     "LedgerAccount",
-    "Payment",
     "LowBalanceMail",
+    "Payment",
     "PeriodicTask",
     "PriceRate",
     "PriceVersion",
