@@ -44,7 +44,7 @@ PROMISES = (
         "P1", "wallet.posted = sum of its transfers = last balance_after, wallet_seq without gap",
         sql.P1_FULL, sql.P1_INCREMENTAL,
     ),
-    Promise("P2", "wallet.held = sum of its open holds", sql.P2, sql.P2),
+    Promise("P2", "wallet.held = sum of its open holds, of calls and of refunds", sql.P2, sql.P2),
     Promise("P3", "usage transfer = sum of its records, of the same UTC day", sql.P3_FULL, sql.P3_INCREMENTAL),
     Promise("P4", "wallet.posted = what its lots have left - debt", sql.P4, sql.P4),
     Promise("P5", "one record per call, for ever", sql.P5, sql.P5),

@@ -36,10 +36,12 @@ P1_INCREMENTAL = _P1.format(
 )
 
 P2 = """
-SELECT account_id, wallet.held, coalesce(hold.total, 0) AS open_holds
+SELECT account_id, wallet.held, coalesce(hold.total, 0) AS open_holds, coalesce(refund.total, 0) AS refund_holds
   FROM billing_wallet wallet
   LEFT JOIN (SELECT account_id, sum(amount) AS total FROM billing_hold GROUP BY account_id) hold USING (account_id)
- WHERE wallet.held <> coalesce(hold.total, 0)
+  LEFT JOIN (SELECT wallet_id, sum(amount) AS total FROM billing_refundhold GROUP BY wallet_id) refund
+         ON refund.wallet_id = wallet.account_id
+ WHERE wallet.held <> coalesce(hold.total, 0) + coalesce(refund.total, 0)
 """
 
 P3_FULL = """

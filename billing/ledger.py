@@ -4,6 +4,8 @@ Every amount is pico-USD. A balance moves in one of these ways, and nowhere else
 
 - `reserve` takes the most a call can cost from what a wallet, and a key with a spend cap, can spend (may refuse);
 - `release` gives a hold back, with a reason; `settle` charges the recorded calls of a wallet and closes their holds;
+- `hold_refund` keeps back what a refund will take (may refuse); `release_refund` gives it back, `pay_back` posts it,
+  and whatever else went back to a card;
 - `credit` and `debit` post every other transfer of a wallet; `expire_lots` takes back promotional credit whose time is
   over, `end_promotions` all of it; `post` moves what belongs to no wallet: taxes, Stripe's fees, payouts.
 
@@ -18,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import F, Q, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
@@ -30,7 +33,7 @@ from accounts.models import Account, User
 from apikeys.models import SpendPeriod
 from billing import ledger_sql as sql
 from billing import money
-from billing.models import CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
+from billing.models import CreditLot, LedgerAccount, RefundHold, Transfer, TransferKind, Wallet
 from billing.models.wallets import SIDES
 
 SETTLEMENT_BATCH = 1000
@@ -41,7 +44,7 @@ class CauseReused(Exception):
 
 
 class InsufficientBalance(Exception):
-    """The wallet has less to spend than the debit asks for."""
+    """The wallet has less to spend, or to refund, than was asked for."""
 
 
 class InvalidTransfer(ValueError):
@@ -252,6 +255,111 @@ def post(
     return transfer if posted else _same(transfer, None, amount, kind, debit, credit)
 
 
+def refundable(*, account_id: int, now: datetime) -> int:
+    """The most that `hold_refund` would hold now, in pico-USD: unspent paid money that no open hold needs.
+
+    Credit whose time is over covers no hold, though it may still be in the balance.
+    """
+    wallet = Wallet.objects.filter(pk=account_id).first()
+    return max(0, min(_unspent_paid(wallet), wallet.available - _expired(wallet, now))) if wallet else 0
+
+
+def hold_refund(*, id: UUID, account: Account, amount: int, now: datetime) -> None:
+    """Keep this much back for the refund with this id, until `pay_back` posts it or `release_refund` gives it back.
+
+    Raises InvalidTransfer, InsufficientBalance. An id that holds already raises IntegrityError and holds nothing more.
+    """
+    if amount <= 0:
+        raise InvalidTransfer("A refund moves a positive amount.")
+    with transaction.atomic():
+        wallet = _locked_wallet(account.pk)
+        if amount > _unspent_paid(wallet):
+            raise _insufficient(wallet, amount)
+        RefundHold.objects.create(id=id, wallet=wallet, amount=amount)
+        # Calls are admitted meanwhile, so the wallet row has the last word.
+        fits = Wallet.objects.filter(pk=wallet.pk, posted__gte=F("held") + amount + _expired(wallet, now))
+        if not fits.update(held=F("held") + amount):
+            raise _insufficient(wallet, amount)
+
+
+def release_refund(*, id: UUID) -> bool:
+    """Give back what is held for a refund; whether there was anything. Repeats do nothing."""
+    hold = RefundHold.objects.filter(pk=id).first()
+    if hold is None:
+        return False
+    with transaction.atomic():
+        wallet = _locked_wallet(hold.wallet_id)
+        amount = _end_refund_hold(id, wallet)
+        Wallet.objects.filter(pk=wallet.pk).update(held=F("held") - amount)
+    return amount > 0
+
+
+def pay_back(
+    *,
+    account: Account,
+    amount: int,
+    kind: TransferKind,
+    target: LedgerAccount,
+    cause: str,
+    now: datetime,
+    credited: Transfer | None = None,
+    hold: UUID | None = None,
+    reason: str = "",
+    by: User | None = None,
+) -> Transfer:
+    """Post `wallet -> target` for money that has gone back to a card, and end the refund's `hold` if it has one.
+
+    Never refuses. Burns paid lots: that of the payment `credited`, then the oldest; what none covers becomes debt. The
+    same cause again returns the first transfer and moves nothing. Raises InvalidTransfer, CauseReused.
+    """
+    with transaction.atomic():
+        wallet = _locked_wallet(account.pk)
+        held = _end_refund_hold(hold, wallet) if hold else 0
+        done = _already_posted(cause, wallet, amount, kind, LedgerAccount.WALLET, target)
+        if done is not None:
+            Wallet.objects.filter(pk=wallet.pk).update(held=F("held") - held)
+            return done
+        transfer = _post_debit(wallet, amount, kind, target, cause, now, reason=reason, by=by)
+        debt = amount - _burn_paid(wallet, amount, credited)
+        Wallet.objects.filter(pk=wallet.pk).update(
+            posted=F("posted") - amount, held=F("held") - held, debt=F("debt") + debt, seq=F("seq") + 1
+        )
+    return transfer
+
+
+def _unspent_paid(wallet: Wallet) -> int:
+    """What is left of paid money, less what other refunds will take of it."""
+    paid = wallet.lots.filter(kind=CreditLot.Kind.PAID, remaining__gt=0)
+    return _sum(paid, "remaining") - _sum(wallet.refund_holds.all(), "amount")
+
+
+def _expired(wallet: Wallet, now: datetime) -> int:
+    return _sum(wallet.lots.filter(remaining__gt=0, expires_at__lte=now), "remaining")
+
+
+def _sum(rows: QuerySet[Any], field: str) -> int:
+    return int(rows.aggregate(total=Sum(field, default=0))["total"])
+
+
+def _end_refund_hold(refund: UUID, wallet: Wallet) -> int:
+    """Delete the hold of the refund; returns what the wallet row holds too much now."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.END_REFUND_HOLD, [refund, wallet.pk])
+        row = cursor.fetchone()
+    return row[0] if row else 0
+
+
+def _burn_paid(wallet: Wallet, amount: int, credited: Transfer | None) -> int:
+    """Burn paid lots, first that of the transfer; returns how much there was."""
+    owed = amount
+    lots = wallet.lots.filter(kind=CreditLot.Kind.PAID, remaining__gt=0).order_by("id")
+    for lot in sorted(lots, key=lambda lot: credited is None or lot.transfer_id != credited.pk):
+        burned = min(owed, lot.remaining)
+        CreditLot.objects.filter(pk=lot.pk).update(remaining=F("remaining") - burned)
+        owed -= burned
+    return amount - owed
+
+
 def expire_lots(*, account_id: int, now: datetime) -> int:
     """Take back what is left of the wallet's expired lots, except what open holds cover; returns the amount taken."""
     expired = CreditLot.objects.filter(wallet_id=account_id, remaining__gt=0, expires_at__lte=now)
@@ -344,7 +452,7 @@ def _take(wallet: Wallet, amount: int) -> None:
 
 
 def _insufficient(wallet: Wallet, amount: int) -> InsufficientBalance:
-    return InsufficientBalance(f"Wallet {wallet.pk} has less than {amount} pico-USD to spend.")
+    return InsufficientBalance(f"Wallet {wallet.pk} has less than {amount} pico-USD to spend or to refund.")
 
 
 def _utc_day(moment: datetime) -> date:

@@ -140,6 +140,9 @@ WITH released AS (
 SELECT calls FROM moved
 """
 
+# A refund points to its hold; PostgreSQL looks at that when the transaction ends, and by then the refund has let it go.
+END_REFUND_HOLD = "DELETE FROM billing_refundhold WHERE id = %s AND wallet_id = %s RETURNING amount"
+
 # Promotional first, soonest expiry first, then oldest.
 BURN_ORDER = ("-kind", "expires_at", "id")
 _BURN_ORDER = "kind DESC, expires_at ASC NULLS LAST, id"

@@ -112,6 +112,24 @@ def voucher(amount: int = 10, *, code: str = "", **terms: Any) -> Voucher:
     return vouchers.create(terms=Terms(amount, **terms), code=code, now=datetime.now(UTC))
 
 
+def pay_back(of: Account, amount: int, **fields: Any) -> Transfer:
+    """Money that went back to a card."""
+    defaults = {
+        "kind": TransferKind.REFUND,
+        "target": LedgerAccount.SIMULATED_CLEARING,
+        "cause": unique("refund"),
+        "now": datetime.now(UTC),
+    }
+    return ledger.pay_back(account=of, amount=amount, **{**defaults, **fields})
+
+
+def refund_hold(of: Account, amount: int, *, now: datetime | None = None) -> UUID:
+    """The id of a refund for which so much is held."""
+    refund = uuid4()
+    ledger.hold_refund(id=refund, account=of, amount=amount, now=now or datetime.now(UTC))
+    return refund
+
+
 def funded(amount: int) -> Account:
     """An account with paid money."""
     made = account()

@@ -19,7 +19,7 @@ from billing.models.usage import (
     UsageRecord,
 )
 from billing.models.vouchers import CodeTries, Voucher, VoucherRedemption
-from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, Transfer, TransferKind, Wallet
+from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, RefundHold, Transfer, TransferKind, Wallet
 
 __all__ = [
     "AccountClosing",
@@ -43,6 +43,7 @@ __all__ = [
     "PromiseCheck",
     "Receipt",
     "ReceiptNumbers",
+    "RefundHold",
     "RefusedCalls",
     "ReleasedHolds",
     "StripeCustomer",

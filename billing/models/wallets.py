@@ -2,8 +2,8 @@
 
 A **Transfer** moves an amount from one ledger account to another: one row, two sides, so it balances by
 construction; it is never updated or deleted. A **Wallet** is the one ledger account that keeps a stored balance, one
-for each customer. A **CreditLot** is what one credit left to spend. **BooksCheck** remembers how far the books of a
-wallet were proved. All amounts are pico-USD.
+for each customer. A **CreditLot** is what one credit left to spend. A **RefundHold** keeps back what a refund under way
+will take. **BooksCheck** remembers how far the books of a wallet were proved. All amounts are pico-USD.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Wallet(models.Model):
 
     account = models.OneToOneField(Account, primary_key=True, on_delete=models.PROTECT, related_name="wallet")
     posted = models.BigIntegerField(default=0, help_text="The sum of its transfers.")
-    held = models.BigIntegerField(default=0, help_text="The sum of its open holds.")
-    debt = models.BigIntegerField(default=0, help_text="Usage that no credit lot covered.")
+    held = models.BigIntegerField(default=0, help_text="The sum of its open holds, of calls and of refunds.")
+    debt = models.BigIntegerField(default=0, help_text="Usage, and money that went back, that no credit lot covered.")
     seq = models.BigIntegerField(default=0, help_text="The number of its transfers.")
     holds_opened = models.BigIntegerField(default=0)
     holds_recorded = models.BigIntegerField(default=0, help_text="Holds that ended in a usage record.")
@@ -91,7 +91,9 @@ SIDES: dict[str, list[tuple[str, str]]] = {
     ],
     TransferKind.TAX: [
         (LedgerAccount.STRIPE_CLEARING, LedgerAccount.TAX_PAYABLE),
+        (LedgerAccount.TAX_PAYABLE, LedgerAccount.STRIPE_CLEARING),  # Of what is refunded.
         (LedgerAccount.SIMULATED_CLEARING, LedgerAccount.TAX_PAYABLE),
+        (LedgerAccount.TAX_PAYABLE, LedgerAccount.SIMULATED_CLEARING),
     ],
     TransferKind.FEE: [
         (LedgerAccount.STRIPE_FEES, LedgerAccount.STRIPE_CLEARING),
@@ -106,7 +108,9 @@ SIDES: dict[str, list[tuple[str, str]]] = {
     TransferKind.EXPIRY: [(LedgerAccount.WALLET, LedgerAccount.PROMOTIONS)],
     TransferKind.REFUND: [
         (LedgerAccount.WALLET, LedgerAccount.STRIPE_CLEARING),
+        (LedgerAccount.STRIPE_CLEARING, LedgerAccount.WALLET),  # A refund that failed afterwards.
         (LedgerAccount.WALLET, LedgerAccount.SIMULATED_CLEARING),
+        (LedgerAccount.SIMULATED_CLEARING, LedgerAccount.WALLET),
     ],
     TransferKind.DISPUTE: [
         (LedgerAccount.WALLET, LedgerAccount.STRIPE_CLEARING),
@@ -209,6 +213,21 @@ class CreditLot(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} lot {self.amount}"
+
+
+class RefundHold(models.Model):
+    """Counted in `wallet.held` like the hold of a call, and deleted when the refund is posted or given up."""
+
+    id = models.UUIDField(primary_key=True, help_text="The id of the refund.")
+    wallet = models.ForeignKey(Wallet, on_delete=models.PROTECT, related_name="refund_holds")
+    amount = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(amount__gt=0), name="refundhold_amount_positive")]
+
+    def __str__(self) -> str:
+        return f"hold of refund {self.id}"
 
 
 class BooksCheck(models.Model):

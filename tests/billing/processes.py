@@ -140,6 +140,20 @@ def move_for_ever(account_id: int, causes: Sequence[str], begun: Event) -> None:
             factories.debit(account, 3, cause=f"{cause}:debit")
 
 
+def refund_for_ever(account_id: int, causes: Sequence[str], begun: Event) -> None:
+    """Somebody who holds and gives back, then holds and posts 10 for every cause, again and again.
+
+    Whatever was posted already needs no hold any more, but gets one, which ends with it.
+    """
+    account = Account.objects.get(pk=account_id)
+    begun.set()
+    while True:
+        for cause in causes:
+            with suppress(ledger.InsufficientBalance):
+                ledger.release_refund(id=factories.refund_hold(account, 10))
+                factories.pay_back(account, 10, cause=cause, hold=factories.refund_hold(account, 10))
+
+
 def kill_at_random(target: Callable[..., None], *arguments: Any, seed: int, seconds: float) -> None:
     """Start `target` and kill it at a random moment within so many seconds after it has begun."""
     begun = context().Event()

@@ -21,13 +21,15 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def account() -> Account:
-    """A wallet with a bit of everything: a credit, settled and free calls, a call that runs under a spend cap."""
+    """A wallet with a bit of everything: a credit, settled and free calls, a call that runs under a spend cap, a
+    refund under way."""
     account = factories.funded(1000)
     for charge in (10, 20, 0):
         factories.recorded(account, charge, amount=50)
     ledger.settle(account_id=account.pk)
     keys.set_spend_cap(key=account.api_keys.get(), cap=SpendCap(500, SpendPeriod.MONTH))
     factories.held(factories.ask(account, 100))
+    factories.refund_hold(account, 50)
     return account
 
 
@@ -71,6 +73,8 @@ BREAKS = {
     " VALUES ('adjustment', 'adjustments', 'wallet', 5, 'forged', now(), %(wallet)s, 99, 5, '')",
     "P2: too much held": "UPDATE billing_wallet SET held = held + 1 WHERE account_id = %(wallet)s",
     "P2: a hold lost": "DELETE FROM billing_hold WHERE account_id = %(wallet)s",
+    "P2: the hold of a refund lost": "DELETE FROM billing_refundhold WHERE wallet_id = %(wallet)s",
+    "P2: a refund that holds too much": "UPDATE billing_refundhold SET amount = 51 WHERE wallet_id = %(wallet)s",
     "P3: a record changed afterwards": "UPDATE billing_usagerecord SET charge = charge + 1"
     " WHERE account_id = %(wallet)s AND charge = 10",
     "P3: a record lost": "DELETE FROM billing_usagerecord WHERE account_id = %(wallet)s AND charge = 10",

@@ -313,3 +313,12 @@ def test_post_moves_no_wallet_and_nothing_between_other_accounts(wrong: dict[str
     with pytest.raises(ledger.InvalidTransfer):
         a_fee(cause=cause, **wrong)
     assert not Transfer.objects.filter(cause=cause).exists()
+
+
+@pytest.mark.django_db
+def test_the_tax_on_what_is_refunded_goes_back_where_it_came_from() -> None:
+    for clearing in (LedgerAccount.STRIPE_CLEARING, LedgerAccount.SIMULATED_CLEARING):
+        back = a_fee(
+            kind=TransferKind.TAX, debit=LedgerAccount.TAX_PAYABLE, credit=clearing, cause=factories.unique("tax")
+        )
+        assert (back.debit, back.credit) == ("tax_payable", clearing)

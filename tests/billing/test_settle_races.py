@@ -83,15 +83,19 @@ def test_settling_sees_a_call_that_was_admitted_while_it_waited_for_the_wallet_r
     stage.assert_books_hold()
 
 
-@pytest.mark.parametrize("move", ["settle", "credit", "debit", "expire"])
+@pytest.mark.parametrize("move", ["settle", "credit", "debit", "expire", "hold", "release", "pay back"])
 def test_whoever_moves_a_balance_waits_for_the_lock_of_the_wallet(move: str) -> None:
     account = factories.funded(100)
     promotion = factories.promotion(account, 10, expires_at=factories.moment_of(factories.ask(account, 1).id))
+    refund = factories.refund_hold(account, 10)
     moves: dict[str, Callable[[], object]] = {
         "settle": lambda: ledger.settle(account_id=account.pk),
         "credit": lambda: factories.credit(account, 10),
         "debit": lambda: factories.debit(account, 10),
         "expire": lambda: ledger.expire_lots(account_id=account.pk, now=promotion.created_at),
+        "hold": lambda: factories.refund_hold(account, 10),
+        "release": lambda: ledger.release_refund(id=refund),
+        "pay back": lambda: factories.pay_back(account, 10, hold=refund),
     }
     with stage.another_connection() as other:
         other.execute(ledger_sql.LOCK_WALLET, [account.pk])

@@ -107,6 +107,7 @@ class WalletMachine(RuleBasedStateMachine):
 
     calls: Bundle[UUID] = Bundle("calls")  # Whose hold was admitted once.
     posts: Bundle[Transfer] = Bundle("posts")
+    refunds: Bundle[UUID] = Bundle("refunds")  # For which something was held once.
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,6 +120,8 @@ class WalletMachine(RuleBasedStateMachine):
             line.append(keys.rotate(key=line[0], overlap=timedelta(days=1), now=datetime.now(UTC))[0])
         self.models = {account.pk: wallet_model.Wallet() for account in self.accounts}
         self.asks: dict[UUID, Ask] = {}
+        self.lots: dict[int, wallet_model.Lot] = {}  # By the transfer that opened them.
+        self.refund_of: dict[UUID, int] = {}
 
     @initialize(credits=st.lists(st.tuples(wallets, st.integers(1, 150), expiring), max_size=5))
     def fund(self, credits: list[tuple[int, int, Expiring]]) -> None:
@@ -129,8 +132,10 @@ class WalletMachine(RuleBasedStateMachine):
     @rule(target=posts, of=wallets, amount=st.integers(1, 60), expiring=expiring)
     def credit(self, of: int, amount: int, expiring: Expiring) -> Transfer:
         kind, expires_at = expiring
-        self.model(of).credit(amount, promotional=kind is CreditLot.Kind.PROMOTIONAL, expires_at=expires_at)
-        return factories.credit(self.accounts[of], amount, lot=kind, expires_at=expires_at)
+        promotional = kind is CreditLot.Kind.PROMOTIONAL
+        post = factories.credit(self.accounts[of], amount, lot=kind, expires_at=expires_at)
+        self.lots[post.pk] = self.model(of).credit(amount, promotional=promotional, expires_at=expires_at)
+        return post
 
     @precondition(lambda self: any(model.exists for model in self.models.values()))
     @rule(target=posts, of=wallets, amount=st.integers(1, 25), now=moments)
@@ -152,6 +157,47 @@ class WalletMachine(RuleBasedStateMachine):
             return
         with pytest.raises(ledger.CauseReused):
             move(account, post.amount + (changed == "amount"), cause=post.cause)
+
+    @precondition(lambda self: any(model.exists for model in self.models.values()))
+    @rule(target=refunds, of=wallets, amount=st.integers(1, 60), now=moments, all_there_is=st.booleans())
+    def hold_refund(self, of: int, amount: int, now: datetime, all_there_is: bool) -> Any:
+        account, room = self.accounts[of], self.model(of).refundable(now)
+        assert ledger.refundable(account_id=account.pk, now=now) == room
+        if all_there_is and room:
+            with pytest.raises(ledger.InsufficientBalance):
+                factories.refund_hold(account, room + 1, now=now)
+            amount = room
+        if amount > room:
+            with pytest.raises(ledger.InsufficientBalance):
+                factories.refund_hold(account, amount, now=now)
+            return multiple()
+        refund = factories.refund_hold(account, amount, now=now)
+        self.model(of).refunds[refund] = amount
+        self.refund_of[refund] = of
+        return refund
+
+    @rule(refund=refunds)
+    def release_refund(self, refund: UUID) -> None:
+        held = self.model(self.refund_of[refund]).refunds.pop(refund, None)
+        assert [ledger.release_refund(id=refund) for _ in range(2)] == [held is not None, False]
+
+    @rule(refund=refunds, credited=posts)
+    def post_refund(self, refund: UUID, credited: Transfer) -> None:
+        """Twice; one that was given back meanwhile is left alone."""
+        of = self.refund_of[refund]
+        amount = self.model(of).refunds.pop(refund, None)
+        if amount is None:
+            return
+        post = {"hold": refund, "credited": credited, "cause": f"refund:{refund}"}
+        first, again = (factories.pay_back(self.accounts[of], amount, **post) for _ in range(2))
+        assert first == again
+        self.model(of).pay_back(amount, self.lots.get(credited.pk))
+
+    @rule(of=wallets, amount=st.integers(1, 60), credited=st.none() | posts)
+    def lose_to_the_card(self, of: int, amount: int, credited: Transfer | None) -> None:
+        """A refund that nobody asked us for, or a dispute: it never refuses."""
+        factories.pay_back(self.accounts[of], amount, credited=credited)
+        self.model(of).pay_back(amount, self.lots.get(credited.pk) if credited else None)
 
     @rule(of=wallets, cap=st.none() | caps)
     def set_spend_cap(self, of: int, cap: SpendCap | None) -> None:
@@ -233,6 +279,8 @@ class WalletMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """End what is open, so that nothing is left for other tests, and prove the books."""
         self.gateway.run(lambda database: ledger.release(database, list(self.asks), reason="model"))
+        for refund in self.refund_of:
+            ledger.release_refund(id=refund)
         settlement.settle_accounts(account_ids=self.models)
         self.gateway.run(lambda database: holds.leave(database, boot=self.boot))
         self.gateway.close()

@@ -100,6 +100,7 @@ class Wallet:
     released: int = 0
     lots: list[Lot] = field(default_factory=list)
     holds: dict[UUID, Hold] = field(default_factory=dict)
+    refunds: dict[UUID, int] = field(default_factory=dict)  # What is held for them.
     records: dict[UUID, Record] = field(default_factory=dict)
     late: dict[UUID, int] = field(default_factory=dict)
     usage: Counter[date] = field(default_factory=Counter)
@@ -108,19 +109,20 @@ class Wallet:
 
     @property
     def held(self) -> int:
-        return sum(hold.amount for hold in self.holds.values())
+        return sum(hold.amount for hold in self.holds.values()) + sum(self.refunds.values())
 
     @property
     def available(self) -> int:
         return self.posted - self.held
 
-    def credit(self, amount: int, *, promotional: bool, expires_at: datetime | None) -> None:
+    def credit(self, amount: int, *, promotional: bool, expires_at: datetime | None) -> Lot:
         repaid = min(self.debt, amount)
         self.debt -= repaid
         self.lots.append(Lot(promotional, amount - repaid, expires_at))
         self.posted += amount
         self.seq += 1
         self.exists = True
+        return self.lots[-1]
 
     def debit(self, amount: int, now: datetime) -> bool:
         """Take what the lots in force have and no hold covers, or else nothing; whether it was there."""
@@ -131,6 +133,24 @@ class Wallet:
         self.posted -= amount
         self.seq += 1
         return True
+
+    def refundable(self, now: datetime) -> int:
+        paid = sum(lot.remaining for lot in self.lots if not lot.promotional) - sum(self.refunds.values())
+        over = sum(lot.remaining for lot in self.lots if not lot.pays_at(now))
+        return max(0, min(paid, self.available - over))
+
+    def pay_back(self, amount: int, first: Lot | None) -> None:
+        """Paid lots, the given one before all others; the rest is owed."""
+        left = amount
+        for lot in [*(lot for lot in self.lots if lot is first), *self.lots]:
+            if not lot.promotional:
+                taken = min(left, lot.remaining)
+                lot.remaining -= taken
+                left -= taken
+        self.debt += left
+        self.posted -= amount
+        self.seq += 1
+        self.exists = True
 
     def budget_of(self, moment: datetime) -> Period | None:
         return period_of(self.cap.period, moment) if self.cap else None
@@ -250,6 +270,7 @@ class Wallet:
             "wallet": row if self.exists else None,
             "lots": lots or None,
             "holds": running or None,
+            "refunds": {str(refund): amount for refund, amount in self.refunds.items()} or None,
             "records": records or None,
             "late": {str(call): charge for call, charge in self.late.items()} or None,
             "budgets": {f"{period} {first}": self.spent_and_held((period, first)) for period, first in self.opened}
@@ -295,6 +316,7 @@ SELECT account.id,
        (SELECT jsonb_object_agg(id, jsonb_build_array(amount, available_after, budget_left_after,
                                                           resolved_at IS NOT NULL))
           FROM billing_hold WHERE account_id = account.id) AS holds,
+       (SELECT jsonb_object_agg(id, amount) FROM billing_refundhold WHERE wallet_id = account.id) AS refunds,
        (SELECT jsonb_object_agg(id, jsonb_build_array(charge, outcome, settled_at IS NOT NULL))
           FROM billing_usagerecord WHERE account_id = account.id) AS records,
        (SELECT jsonb_object_agg(id, record -> 'charge')

@@ -252,4 +252,38 @@ MOVED = (
     ),
 )
 
-LEDGER = (*REFUSED, *RESERVED, *CAPPED, *SETTLED, *MOVED)
+_REFUNDS = "tests/billing/test_refund_holds.py::"
+PAID_BACK = (
+    Mutant(
+        "refund-guard",
+        "A refund takes money that open holds cover.",
+        f"{_REFUNDS}test_a_refund_takes_all_paid_money_that_is_free_and_not_a_pico_more",
+        (Edit(PYTHON, ', posted__gte=F("held") + amount + _expired(wallet, now))', ")"),),
+    ),
+    Mutant(
+        "refund-paid",
+        "Promotional credit goes to a card.",
+        f"{_REFUNDS}test_promotional_credit_is_never_refunded",
+        (Edit(PYTHON, "        if amount > _unspent_paid(wallet):\n", "        if False:\n"),),
+    ),
+    Mutant(
+        "refund-held-for-ever",
+        "P2: a refund is posted, and what was held for it stays held.",
+        f"{_REFUNDS}test_a_refund_is_posted_once_and_its_hold_is_gone",
+        (Edit(PYTHON, 'held=F("held") - held, debt', "debt"),),
+    ),
+    Mutant(
+        "refund-posted-twice",
+        "What went back to a card once is taken from the wallet again.",
+        f"{_REFUNDS}test_a_refund_is_posted_once_and_its_hold_is_gone",
+        (
+            Edit(
+                PYTHON,
+                'update(held=F("held") - held)\n            return done\n',
+                'update(held=F("held") - held)\n            cause += " again"\n',
+            ),
+        ),
+    ),
+)
+
+LEDGER = (*REFUSED, *RESERVED, *CAPPED, *SETTLED, *MOVED, *PAID_BACK)
