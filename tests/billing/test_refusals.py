@@ -20,11 +20,14 @@ from billing.models import (
     Hold,
     KeyBudget,
     LanguageModel,
+    Payment,
     PriceRate,
     PriceVersion,
     RefundHold,
     RefusedCalls,
     ReleasedHolds,
+    StripeCustomer,
+    StripeEvent,
     Transfer,
     UsageHour,
     UsageRecord,
@@ -70,6 +73,20 @@ def hold(**fields: Any) -> Hold:
         "streamed": False, "owner": uuid4(), "admitted_at": NOW, "expires_at": NOW,
     }  # fmt: skip
     return Hold.objects.create(account=wallet(), **{**defaults, **fields})
+
+
+def payment(**fields: Any) -> Payment:
+    defaults = {"account": factories.account(), "kind": "topup", "livemode": False, "amount_cents": 500}
+    return Payment.objects.create(**{**defaults, **fields})
+
+
+def two_open_recharges() -> None:
+    repeated(payment, account=factories.account(), kind="recharge")
+
+
+def event(**fields: Any) -> StripeEvent:
+    defaults = {"id": factories.unique("evt"), "type": "refund.created", "created": NOW, "livemode": False}
+    return StripeEvent.objects.create(payload="{}", source="webhook", **{**defaults, **fields})
 
 
 def budget(**fields: Any) -> KeyBudget:
@@ -170,6 +187,19 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("wallet_holds_end_once", lambda: wallet(holds_opened=2, holds_recorded=2, holds_released=1)),
     ("hold_amount_not_negative", lambda: hold(amount=-1)),
     ("refundhold_amount_positive", lambda: RefundHold.objects.create(id=uuid4(), wallet=wallet(), amount=0)),
+    ("payment_amount_positive", lambda: payment(amount_cents=0)),
+    ("payment_kind_known", lambda: payment(kind="gift")),
+    ("payment_state_known", lambda: payment(state="gone")),
+    ("payment_total_is_amount_and_tax", lambda: payment(tax_cents=1, total_cents=500)),
+    ("payment_total_is_amount_and_tax", lambda: payment(tax_cents=0)),
+    ("payment_paid_has_a_transfer", lambda: payment(state="paid")),
+    ("payment_paid_has_a_transfer", lambda: payment(transfer=transfer())),
+    ("payment_one_open_recharge", two_open_recharges),
+    (
+        "stripe_customer_card_with_consent",
+        lambda: StripeCustomer.objects.create(account=factories.account(), livemode=False, payment_method="pm_1"),
+    ),
+    ("stripe_event_done_is_not_tried_again", lambda: event(processed_at=NOW, next_attempt_at=NOW)),
     ("hold_available_after_not_negative", lambda: hold(available_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget(), budget_left_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget())),
