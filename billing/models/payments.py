@@ -73,6 +73,8 @@ class Payment(models.Model):
     payment_intent = models.CharField(max_length=255, unique=True, null=True, blank=True)
     charge = models.CharField(max_length=255, unique=True, null=True, blank=True)
     save_card = models.BooleanField(default=False, help_text="The customer agreed to have the card saved.")
+    returned_cents = models.BigIntegerField(default=0, help_text="Of the total: refunded, or taken by disputes.")
+    returned_tax_cents = models.BigIntegerField(default=0, help_text="How much of that was tax.")
     failure_code = models.CharField(max_length=100, blank=True)
     error = models.CharField(max_length=500, blank=True, help_text="Why a person must look at it: nothing is credited.")
     transfer = models.OneToOneField(Transfer, null=True, on_delete=models.PROTECT, related_name="payment")
@@ -103,6 +105,14 @@ class Payment(models.Model):
                 )
                 | (~Q(state="paid") & Q(transfer=None, paid_at=None)),
                 name="payment_paid_has_a_transfer",
+            ),
+            models.CheckConstraint(
+                condition=Q(returned_cents=0, returned_tax_cents=0)
+                | Q(
+                    state="paid", returned_cents__gte=0, tax_cents__isnull=False,
+                    returned_tax_cents__gte=0, returned_tax_cents__lte=F("tax_cents"),
+                ),
+                name="payment_returns_what_was_paid",
             ),
             models.CheckConstraint(
                 condition=Q(state__in=["open", "processing", "requires_action", "paid", "failed", "canceled"]),

@@ -102,7 +102,7 @@ def _payment(found: Intent | Checkout) -> Payment:
 def _write(payment_id: UUID, intent: Intent | None, session: Checkout | None) -> Payment:
     """Nothing outside is asked in here, so the payment is locked for a moment only."""
     with transaction.atomic():
-        payment = Payment.objects.select_for_update().select_related("account").get(pk=payment_id)
+        payment = Payment.objects.select_for_update(of=("self",)).select_related("account").get(pk=payment_id)
         misfit = _misfit(payment, intent, session)
         if misfit:
             payment.error = misfit[:ERROR_LENGTH]

@@ -35,6 +35,7 @@ from billing.models import (
 )
 from gateway.models import Backend, Route
 from tests import factories
+from tests.billing import papers
 
 pytestmark = pytest.mark.django_db
 
@@ -194,6 +195,9 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("payment_total_is_amount_and_tax", lambda: payment(tax_cents=0)),
     ("payment_paid_has_a_transfer", lambda: payment(state="paid")),
     ("payment_paid_has_a_transfer", lambda: payment(transfer=transfer())),
+    ("payment_returns_what_was_paid", lambda: payment(returned_cents=1)),
+    ("payment_returns_what_was_paid", lambda: papers.paid(factories.account(), returned_cents=-1)),
+    ("payment_returns_what_was_paid", lambda: papers.paid(factories.account(), tax=5, returned_tax_cents=6)),
     ("payment_one_open_recharge", two_open_recharges),
     (
         "stripe_customer_card_with_consent",
