@@ -16,13 +16,17 @@ from accounts.models import Account, Invitation, Membership, Tier, User
 from apikeys.models import ApiKey
 from billing import ledger, partitions
 from billing.models import (
+    BalanceThreshold,
+    BalanceWatch,
     CreditLot,
     Hold,
     KeyBudget,
     LanguageModel,
+    LowBalanceMail,
     Payment,
     PriceRate,
     PriceVersion,
+    Receipt,
     RefundHold,
     RefusedCalls,
     ReleasedHolds,
@@ -31,7 +35,10 @@ from billing.models import (
     Transfer,
     UsageHour,
     UsageRecord,
+    Voucher,
+    VoucherRedemption,
     Wallet,
+    WatchedTransfers,
 )
 from gateway.models import Backend, Route
 from tests import factories
@@ -83,6 +90,40 @@ def payment(**fields: Any) -> Payment:
 
 def two_open_recharges() -> None:
     repeated(payment, account=factories.account(), kind="recharge")
+
+
+def receipt(**fields: Any) -> Receipt:
+    sums = {"net_cents": 1, "tax_cents": 0, "total_cents": 1, **fields}
+    number = factories.unique("R-")
+    return Receipt.objects.create(payment=payment(), number=number, issued_at=NOW, seller=[], buyer=[], **sums)
+
+
+def voucher(**fields: Any) -> Voucher:
+    return Voucher.objects.create(**{"code": factories.unique("CODE"), "amount": 1, **fields})
+
+
+def two_of_a_batch() -> None:
+    batch = {"batch_id": uuid4(), "batch_number": 1}
+    for _ in range(2):
+        voucher(**batch)
+
+
+def redemption(**fields: Any) -> VoucherRedemption:
+    fields = {"number": 1, "form_id": uuid4(), **fields}
+    fields.setdefault("voucher", voucher())
+    fields.setdefault("account", factories.account())
+    return VoucherRedemption.objects.create(transfer=transfer(), **fields)
+
+
+def threshold(**fields: Any) -> BalanceThreshold:
+    fields = {"amount": 1, **fields}
+    fields.setdefault("watch", BalanceWatch.objects.create(account=factories.account()))
+    return BalanceThreshold.objects.create(**fields)
+
+
+def low_balance_mail(**fields: Any) -> LowBalanceMail:
+    whom = {"account": factories.account(), "recipient": factories.user(), "threshold": 1}
+    return LowBalanceMail.objects.create(**whom, **fields)
 
 
 def event(**fields: Any) -> StripeEvent:
@@ -203,6 +244,21 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
         "stripe_customer_card_with_consent",
         lambda: StripeCustomer.objects.create(account=factories.account(), livemode=False, payment_method="pm_1"),
     ),
+    ("receipt_adds_up", lambda: receipt(total_cents=2)),
+    ("receipt_adds_up", lambda: receipt(tax_cents=-1, total_cents=0)),
+    ("voucher_amount_positive", lambda: voucher(amount=0)),
+    ("voucher_credit_expires_in_one_way", lambda: voucher(credit_days=1, credit_expires_at=NOW)),
+    ("voucher_within_total_limit", lambda: voucher(total_limit=1, redeemed=2)),
+    ("voucher_account_limit_positive", lambda: voucher(account_limit=0)),
+    ("voucher_batch_made_once", two_of_a_batch),
+    ("redemption_counted_once", lambda: repeated(redemption, voucher=voucher(), account=factories.account())),
+    ("redemption_of_a_form", lambda: repeated(redemption, account=factories.account(), form_id=uuid4())),
+    ("redemption_number_positive", lambda: redemption(number=0)),
+    ("threshold_positive", lambda: threshold(amount=0)),
+    ("threshold_unique", lambda: repeated(threshold, watch=BalanceWatch.objects.create(account=factories.account()))),
+    ("low_balance_mail_sent_at", lambda: low_balance_mail(state="sent")),
+    ("low_balance_mail_sent_at", lambda: low_balance_mail(sent_at=NOW)),
+    ("watched_transfers_one_row", lambda: WatchedTransfers.objects.create(id=2)),
     ("stripe_event_done_is_not_tried_again", lambda: event(processed_at=NOW, next_attempt_at=NOW)),
     ("hold_available_after_not_negative", lambda: hold(available_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget(), budget_left_after=-1)),
