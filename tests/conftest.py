@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import hypothesis
 import pytest
 from django.core.management import call_command
 from django.db import connection
@@ -20,6 +21,10 @@ from billing.models import LanguageModel
 from gateway import backends
 from tests import seeds
 from tests.stack import Stack, running
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile("flint", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("flint")
 
 
 def pytest_report_header() -> str:
