@@ -41,6 +41,7 @@ class Action(models.TextChoices):
     BILLING_DETAILS_SET = "billing.details_set", "changed the billing details: {object}"
     CODE_REDEEMED = "billing.code_redeemed", "redeemed the code {object} for {amount} of credit"
     LOW_BALANCE_SET = "billing.low_balance_set", "set at which balance a mail is sent: {object}"
+    FLAG_CLEARED = "billing.flag_cleared", "cleared the flag on payments: {object}"
     DATA_EXPORTED = "data.exported", "exported {object}"
     ACCOUNT_CREATED = "account.created", "opened the account {object}"
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"

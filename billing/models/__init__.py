@@ -1,11 +1,12 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
-from Stripe (payments), credit for a code (vouchers), what is put on paper (documents), mails about a low balance
-(alerts), accounts that are closed (closings), the work in the background (chores)."""
+from Stripe (payments), what banks want back (disputes), credit for a code (vouchers), what is put on paper (documents),
+mails about a low balance (alerts), accounts that are closed (closings), the work in the background (chores)."""
 
 from billing.models.alerts import BalanceThreshold, BalanceWatch, LowBalanceMail, WatchedTransfers
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
 from billing.models.closings import AccountClosing
+from billing.models.disputes import Dispute, DisputeMail, DisputeMovement, PaymentFlag
 from billing.models.documents import BillingDetails, Receipt, ReceiptNumbers
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
 from billing.models.usage import (
@@ -29,6 +30,9 @@ __all__ = [
     "BooksCheck",
     "CodeTries",
     "CreditLot",
+    "Dispute",
+    "DisputeMail",
+    "DisputeMovement",
     "GatewayProcess",
     "Hold",
     "KeyBudget",
@@ -37,6 +41,7 @@ __all__ = [
     "LedgerAccount",
     "LowBalanceMail",
     "Payment",
+    "PaymentFlag",
     "PeriodicTask",
     "PriceRate",
     "PriceVersion",

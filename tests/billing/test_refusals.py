@@ -19,11 +19,15 @@ from billing.models import (
     BalanceThreshold,
     BalanceWatch,
     CreditLot,
+    Dispute,
+    DisputeMail,
+    DisputeMovement,
     Hold,
     KeyBudget,
     LanguageModel,
     LowBalanceMail,
     Payment,
+    PaymentFlag,
     PriceRate,
     PriceVersion,
     Receipt,
@@ -124,6 +128,16 @@ def threshold(**fields: Any) -> BalanceThreshold:
 def low_balance_mail(**fields: Any) -> LowBalanceMail:
     whom = {"account": factories.account(), "recipient": factories.user(), "threshold": 1}
     return LowBalanceMail.objects.create(**whom, **fields)
+
+
+def dispute(**fields: Any) -> Dispute:
+    defaults = {"stripe_id": factories.unique("du"), "amount_cents": 500, "status": "needs_response"}
+    return Dispute.objects.create(payment=payment(), opened_at=NOW, asked_at=NOW, **{**defaults, **fields})
+
+
+def flag(**fields: Any) -> PaymentFlag:
+    flagged = payment()
+    return PaymentFlag.objects.create(account=flagged.account, payment=flagged, cause="du_1", reason="x", **fields)
 
 
 def event(**fields: Any) -> StripeEvent:
@@ -260,6 +274,18 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("low_balance_mail_sent_at", lambda: low_balance_mail(sent_at=NOW)),
     ("watched_transfers_one_row", lambda: WatchedTransfers.objects.create(id=2)),
     ("stripe_event_done_is_not_tried_again", lambda: event(processed_at=NOW, next_attempt_at=NOW)),
+    ("dispute_amount_positive", lambda: dispute(amount_cents=0)),
+    ("dispute_closed_at", lambda: dispute(status="lost")),
+    ("dispute_closed_at", lambda: dispute(closed_at=NOW)),
+    (
+        "dispute_movement_moves",
+        lambda: DisputeMovement.objects.create(dispute=dispute(), stripe_id="txn_1", cents=0, moved_at=NOW),
+    ),
+    ("dispute_mail_once", lambda: repeated(DisputeMail.objects.create, dispute=dispute(), about="dispute")),
+    ("dispute_mail_sent_at", lambda: DisputeMail.objects.create(dispute=dispute(), about="dispute", state="sent")),
+    ("dispute_mail_sent_at", lambda: DisputeMail.objects.create(dispute=dispute(), about="dispute", sent_at=NOW)),
+    ("payment_flag_cleared_by_somebody", lambda: flag(cleared_at=NOW)),
+    ("payment_flag_cleared_by_somebody", lambda: flag(cleared_by=factories.user())),
     ("hold_available_after_not_negative", lambda: hold(available_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget(), budget_left_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget())),

@@ -1,0 +1,152 @@
+"""Payments that a bank wants back.
+
+A **Dispute** is a bank that takes the money of a payment back, or, as an inquiry, only asks about it. A
+**DisputeMovement** is money that left or came back because of it. A **DisputeMail** tells the operator of it. A
+**PaymentFlag** says that a person must look at an account before it is charged by itself again. Amounts are US cents.
+"""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from accounts.models import Account
+from billing.models.payments import Payment
+from billing.models.wallets import Transfer
+
+
+class Dispute(models.Model):
+    """As Stripe last told of it. What it did to our money is in its movements."""
+
+    class Status(models.TextChoices):
+        WARNING_NEEDS_RESPONSE = "warning_needs_response", "inquiry: needs an answer"
+        WARNING_UNDER_REVIEW = "warning_under_review", "inquiry: the bank reads our answer"
+        WARNING_CLOSED = "warning_closed", "inquiry: closed, no money moved"
+        NEEDS_RESPONSE = "needs_response", "needs an answer"
+        UNDER_REVIEW = "under_review", "the bank reads our answer"
+        WON = "won"
+        LOST = "lost"
+        PREVENTED = "prevented"
+
+    INQUIRIES = (Status.WARNING_NEEDS_RESPONSE, Status.WARNING_UNDER_REVIEW, Status.WARNING_CLOSED)
+    UNANSWERED = (Status.WARNING_NEEDS_RESPONSE, Status.NEEDS_RESPONSE)
+    CLOSED = (Status.WARNING_CLOSED, Status.WON, Status.LOST, Status.PREVENTED)
+
+    stripe_id = models.CharField(max_length=255, unique=True)
+    payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="disputes")
+    amount_cents = models.BigIntegerField(help_text="What is disputed, tax included.")
+    status = models.CharField(max_length=50, choices=Status.choices)
+    reason = models.CharField(max_length=100, help_text="In the words of the bank.")
+    due_by = models.DateTimeField(null=True, help_text="Until when our evidence must be at Stripe.")
+    opened_at = models.DateTimeField(help_text="By Stripe's clock.")
+    closed_at = models.DateTimeField(null=True, help_text="When we heard of its end.")
+    asked_at = models.DateTimeField(help_text="When Stripe was asked for what stands here.")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=Q(amount_cents__gt=0), name="dispute_amount_positive"),
+            models.CheckConstraint(
+                condition=Q(
+                    status__in=["warning_closed", "won", "lost", "prevented"],
+                    closed_at__isnull=False,
+                )
+                | (~Q(status__in=["warning_closed", "won", "lost", "prevented"]) & Q(closed_at=None)),
+                name="dispute_closed_at",
+            ),
+        ]
+        indexes = [models.Index(fields=["due_by"], name="dispute_open", condition=Q(closed_at=None))]
+
+    def __str__(self) -> str:
+        return self.stripe_id
+
+    @property
+    def is_inquiry(self) -> bool:
+        """The bank only asks; no money has moved."""
+        return self.status in self.INQUIRIES
+
+    @property
+    def is_unanswered(self) -> bool:
+        return self.status in self.UNANSWERED
+
+
+class DisputeMovement(models.Model):
+    """One balance transaction of Stripe's: below zero it was taken from us, above it came back."""
+
+    dispute = models.ForeignKey(Dispute, on_delete=models.PROTECT, related_name="movements")
+    stripe_id = models.CharField(max_length=255, unique=True)
+    cents = models.BigIntegerField()
+    moved_at = models.DateTimeField(help_text="By Stripe's clock.")
+    transfer = models.OneToOneField(
+        Transfer, null=True, on_delete=models.PROTECT, related_name="dispute_movement",
+        help_text="Of the wallet; none where all of it was tax.",
+    )  # fmt: skip
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~Q(cents=0), name="dispute_movement_moves")]
+
+    def __str__(self) -> str:
+        return self.stripe_id
+
+
+class DisputeMail(models.Model):
+    """`next_attempt_at` moves when a worker takes it, so that no other takes it, too."""
+
+    class About(models.TextChoices):
+        INQUIRY = "inquiry"
+        DISPUTE = "dispute"
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SENT = "sent"
+        FAILED = "failed", "given up"
+
+    dispute = models.ForeignKey(Dispute, on_delete=models.PROTECT, related_name="mails", db_index=False)
+    about = models.CharField(max_length=10, choices=About.choices)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING, db_default=State.WAITING)
+    attempts = models.PositiveIntegerField(default=0, db_default=0)
+    next_attempt_at = models.DateTimeField(db_default=Now())
+    error = models.CharField(max_length=100, blank=True, db_default="", help_text="The kind of the last fault.")
+    created_at = models.DateTimeField(db_default=Now())
+    sent_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["dispute", "about"], name="dispute_mail_once"),
+            models.CheckConstraint(
+                condition=Q(state="sent", sent_at__isnull=False) | (~Q(state="sent") & Q(sent_at=None)),
+                name="dispute_mail_sent_at",
+            ),
+        ]
+        indexes = [models.Index(fields=["next_attempt_at"], name="dispute_mail_waiting", condition=Q(state="waiting"))]
+
+    def __str__(self) -> str:
+        return f"mail about {self.dispute_id}"
+
+
+class PaymentFlag(models.Model):
+    """Its account is flagged until staff have cleared every one. A cause flags once: what was cleared stays cleared."""
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="payment_flags", db_index=False)
+    payment = models.ForeignKey(Payment, on_delete=models.PROTECT, related_name="flags")
+    cause = models.CharField(max_length=255, unique=True, help_text="The dispute or warning, by its id at Stripe.")
+    reason = models.CharField(max_length=300)
+    flagged_at = models.DateTimeField(db_default=Now())
+    cleared_at = models.DateTimeField(null=True)
+    cleared_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(cleared_at=None, cleared_by=None) | Q(cleared_at__isnull=False, cleared_by__isnull=False),
+                name="payment_flag_cleared_by_somebody",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["account", "-id"], name="payment_flag_of_account"),
+            models.Index(fields=["account"], name="payment_flag_standing", condition=Q(cleared_at=None)),
+        ]
+
+    def __str__(self) -> str:
+        return f"flag of {self.account_id}: {self.reason}"
