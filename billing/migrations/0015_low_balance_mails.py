@@ -58,8 +58,8 @@ class Migration(migrations.Migration):
                 ('recipient', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],
             options={
-                'indexes': [models.Index(fields=['account', '-id'], name='low_balance_mail_of_account'), models.Index(condition=models.Q(('state', 'waiting')), fields=['next_attempt_at'], name='low_balance_mail_waiting')],
-                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('sent_at__isnull', False), ('state', 'sent')), models.Q(models.Q(('state', 'sent'), _negated=True), ('sent_at', None)), _connector='OR'), name='low_balance_mail_sent_at')],
+                'indexes': [models.Index(fields=['account', '-id'], name='lowbalancemail_of_account'), models.Index(condition=models.Q(('state', 'waiting')), fields=['next_attempt_at'], name='lowbalancemail_waiting')],
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('sent_at__isnull', False), ('state', 'sent')), models.Q(models.Q(('state', 'sent'), _negated=True), ('sent_at', None)), _connector='OR'), name='lowbalancemail_sent_at')],
             },
         ),
         # What came before is left to the hourly look at all.

@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('about', models.CharField(choices=[('inquiry', 'Inquiry'), ('dispute', 'Dispute')], max_length=10)),
-                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('sent', 'Sent'), ('failed', 'given up')], db_default='waiting', default='waiting', max_length=10)),
+                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('sent', 'Sent'), ('dropped', 'not needed any more'), ('failed', 'given up')], db_default='waiting', default='waiting', max_length=10)),
                 ('attempts', models.PositiveIntegerField(db_default=0, default=0)),
                 ('next_attempt_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('error', models.CharField(blank=True, db_default='', help_text='The kind of the last fault.', max_length=100)),
@@ -82,7 +82,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='disputemail',
-            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['next_attempt_at'], name='dispute_mail_waiting'),
+            index=models.Index(condition=models.Q(('state', 'waiting')), fields=['next_attempt_at'], name='disputemail_waiting'),
         ),
         migrations.AddConstraint(
             model_name='disputemail',
@@ -90,7 +90,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='disputemail',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('sent_at__isnull', False), ('state', 'sent')), models.Q(models.Q(('state', 'sent'), _negated=True), ('sent_at', None)), _connector='OR'), name='dispute_mail_sent_at'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('sent_at__isnull', False), ('state', 'sent')), models.Q(models.Q(('state', 'sent'), _negated=True), ('sent_at', None)), _connector='OR'), name='disputemail_sent_at'),
         ),
         migrations.AddConstraint(
             model_name='disputemovement',

@@ -10,9 +10,9 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
 
 from accounts.models import Account
+from billing.models.mails import OutboxMail
 
 
 class BalanceWatch(models.Model):
@@ -39,39 +39,16 @@ class BalanceThreshold(models.Model):
         return f"{self.amount} of {self.watch_id}"
 
 
-class LowBalanceMail(models.Model):
-    """`next_attempt_at` is set while it waits: a worker that takes it moves it, so that no other takes it, too."""
-
-    class State(models.TextChoices):
-        WAITING = "waiting"
-        SENT = "sent"
-        DROPPED = "dropped", "not needed any more"
-        FAILED = "failed", "given up"
-
+class LowBalanceMail(OutboxMail):
     account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+", db_index=False)
     recipient = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     threshold = models.BigIntegerField()
-    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING, db_default=State.WAITING)
-    attempts = models.PositiveIntegerField(default=0, db_default=0)
-    next_attempt_at = models.DateTimeField(db_default=Now())
-    error = models.CharField(max_length=100, blank=True, db_default="", help_text="The kind of the last fault.")
-    created_at = models.DateTimeField(db_default=Now())
-    sent_at = models.DateTimeField(null=True)
 
-    class Meta:
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(state="sent", sent_at__isnull=False) | (~Q(state="sent") & Q(sent_at=None)),
-                name="low_balance_mail_sent_at",
-            )
-        ]
-        indexes = [
-            models.Index(fields=["account", "-id"], name="low_balance_mail_of_account"),
-            models.Index(fields=["next_attempt_at"], name="low_balance_mail_waiting", condition=Q(state="waiting")),
-        ]
-
-    def __str__(self) -> str:
-        return f"low balance mail {self.pk}"
+    class Meta(OutboxMail.Meta):
+        indexes = (
+            *OutboxMail.Meta.indexes,
+            models.Index(fields=["account", "-id"], name="lowbalancemail_of_account"),
+        )
 
 
 class WatchedTransfers(models.Model):

@@ -13,6 +13,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from accounts.models import Account
+from billing.models.mails import OutboxMail
 from billing.models.payments import Payment
 from billing.models.wallets import Transfer
 
@@ -90,39 +91,21 @@ class DisputeMovement(models.Model):
         return self.stripe_id
 
 
-class DisputeMail(models.Model):
-    """`next_attempt_at` moves when a worker takes it, so that no other takes it, too."""
+class DisputeMail(OutboxMail):
+    """To the operator: once about an inquiry, and once where it becomes a dispute."""
 
     class About(models.TextChoices):
         INQUIRY = "inquiry"
         DISPUTE = "dispute"
 
-    class State(models.TextChoices):
-        WAITING = "waiting"
-        SENT = "sent"
-        FAILED = "failed", "given up"
-
     dispute = models.ForeignKey(Dispute, on_delete=models.PROTECT, related_name="mails", db_index=False)
     about = models.CharField(max_length=10, choices=About.choices)
-    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING, db_default=State.WAITING)
-    attempts = models.PositiveIntegerField(default=0, db_default=0)
-    next_attempt_at = models.DateTimeField(db_default=Now())
-    error = models.CharField(max_length=100, blank=True, db_default="", help_text="The kind of the last fault.")
-    created_at = models.DateTimeField(db_default=Now())
-    sent_at = models.DateTimeField(null=True)
 
-    class Meta:
-        constraints = [
+    class Meta(OutboxMail.Meta):
+        constraints = (
+            *OutboxMail.Meta.constraints,
             models.UniqueConstraint(fields=["dispute", "about"], name="dispute_mail_once"),
-            models.CheckConstraint(
-                condition=Q(state="sent", sent_at__isnull=False) | (~Q(state="sent") & Q(sent_at=None)),
-                name="dispute_mail_sent_at",
-            ),
-        ]
-        indexes = [models.Index(fields=["next_attempt_at"], name="dispute_mail_waiting", condition=Q(state="waiting"))]
-
-    def __str__(self) -> str:
-        return f"mail about {self.dispute_id}"
+        )
 
 
 class PaymentFlag(models.Model):

@@ -19,6 +19,7 @@ from accounts.models import Account, Membership
 from apikeys import keys
 from billing import balance_mails, balance_watch, ledger
 from billing.models import LowBalanceMail, WatchedTransfers
+from billing.outbox import PAUSES
 from tests import factories, people
 from tests.billing import processes, stage
 from tests.stack import until
@@ -156,7 +157,7 @@ class TestTheMail:
         assert "is $4.00, which is below $5.00" in mail.body
         assert "In the last 24 hours it spent $6.00. At that rate the balance lasts for less than a day." in mail.body
         assert re.search(r"http\S+/billing/alerts/", mail.body)
-        assert mail.extra_headers["Message-ID"].startswith("<low-balance-")
+        assert mail.extra_headers["Message-ID"].startswith("<lowbalancemail-")
 
     def test_sending_again_sends_nothing(self, mails: list[Any]) -> None:
         account = customer(10 * USD)
@@ -216,12 +217,12 @@ class TestTheMail:
             raise ConnectionRefusedError
 
         monkeypatch.setattr(EmailBackend, "send_messages", refuse)
-        for _ in range(len(balance_mails.PAUSES) + 3):
+        for _ in range(len(PAUSES) + 3):
             LowBalanceMail.objects.update(next_attempt_at=datetime.now(UTC) - timedelta(seconds=1))
             balance_mails.send_due()
 
         mail = LowBalanceMail.objects.get(account=account)
-        assert (mail.state, mail.attempts) == ("failed", len(balance_mails.PAUSES) + 1)
+        assert (mail.state, mail.attempts) == ("failed", len(PAUSES) + 1)
 
 
 @pytest.mark.usefixtures("committed")
