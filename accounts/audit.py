@@ -42,6 +42,7 @@ class Action(models.TextChoices):
     CODE_REDEEMED = "billing.code_redeemed", "redeemed the code {object} for {amount} of credit"
     LOW_BALANCE_SET = "billing.low_balance_set", "set at which balance a mail is sent: {object}"
     FLAG_CLEARED = "billing.flag_cleared", "cleared the flag on payments: {object}"
+    REFUND_STARTED = "billing.refund_started", "asked for a refund of {object}"
     DATA_EXPORTED = "data.exported", "exported {object}"
     ACCOUNT_CREATED = "account.created", "opened the account {object}"
     ACCOUNT_RENAMED = "account.renamed", "renamed the account from {before} to {object}"

@@ -10,7 +10,7 @@ from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
 from billing import balance_mails, balance_watch, books, clock, closing, holds, partitions, settlement
-from billing.payments import fulfilment, inbox
+from billing.payments import fulfilment, inbox, refunds
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,11 @@ def sweep_stripe_events(**_ignored: Any) -> None:
 @shared_task
 def sweep_payments(**_ignored: Any) -> None:
     fulfilment.sweep(now=clock.now())
+
+
+@shared_task
+def sweep_refunds(**_ignored: Any) -> None:
+    refunds.sweep(now=clock.now())
 
 
 # It may read for minutes after a busy day; less than the broker's visibility timeout, or it would run twice.

@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0008_history_no_truncate'),
-        ('billing', '0018_returns'),
+        ('billing', '0019_refunds'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -1,6 +1,7 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
-from Stripe (payments), what banks want back (disputes), credit for a code (vouchers), what is put on paper (documents),
-mails about a low balance (alerts), accounts that are closed (closings), the work in the background (chores)."""
+from Stripe (payments), what goes back to a card (refunds), what banks want back (disputes), credit for a code
+(vouchers), what is put on paper (documents), mails about a low balance (alerts), accounts that are closed (closings),
+the work in the background (chores)."""
 
 from billing.models.alerts import BalanceThreshold, BalanceWatch, LowBalanceMail, WatchedTransfers
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
@@ -9,6 +10,7 @@ from billing.models.closings import AccountClosing
 from billing.models.disputes import Dispute, DisputeMail, DisputeMovement, PaymentFlag
 from billing.models.documents import BillingDetails, Receipt, ReceiptNumbers
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
+from billing.models.refunds import Refund
 from billing.models.usage import (
     GatewayProcess,
     Hold,
@@ -48,6 +50,7 @@ __all__ = [
     "PromiseCheck",
     "Receipt",
     "ReceiptNumbers",
+    "Refund",
     "RefundHold",
     "RefusedCalls",
     "ReleasedHolds",

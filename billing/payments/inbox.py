@@ -19,7 +19,7 @@ from structlog.contextvars import bound_contextvars
 
 from billing import clock
 from billing.models import StripeEvent
-from billing.payments import fulfilment, stripe_api
+from billing.payments import fulfilment, refunds, stripe_api
 
 LEASE = timedelta(seconds=120)  # Longer than a task may run.
 FIRST_DELAY = timedelta(seconds=10)
@@ -91,7 +91,7 @@ def work(event_id: str) -> None:
     with bound_contextvars(stripe_event=event.pk, **({"request_id": event.request_id} if event.request_id else {})):
         try:
             _act(event)
-        except (fulfilment.UnknownPayment, stripe_api.Refused) as final:
+        except (fulfilment.UnknownPayment, refunds.NotCredited, stripe_api.Refused) as final:
             _fail(event, f"{type(final).__name__}: {final}", again=False)
         except (stripe_api.Unavailable, stripe_api.NotConfigured) as passing:
             _fail(event, f"{type(passing).__name__}: {passing}", again=True)
@@ -145,3 +145,7 @@ def _act(event: StripeEvent) -> None:
         fulfilment.fulfil(about)
     elif event.type.startswith("checkout.session."):
         fulfilment.fulfil_session(about)
+    elif event.type.startswith(("refund.", "charge.refund.")):
+        refunds.apply(about)
+    elif event.type == "charge.refunded":
+        refunds.apply_all(charge=about)

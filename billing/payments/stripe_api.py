@@ -16,12 +16,13 @@ from functools import lru_cache
 import stripe
 from django.conf import settings
 from stripe.checkout import Session
-from stripe.params import CustomerCreateParams
+from stripe.params import CustomerCreateParams, RefundCreateParams, RefundListParams
 from stripe.params.checkout import SessionCreateParams
 
 API_VERSION = "2026-10-28.endive"  # That of the client's types. The webhook endpoint at Stripe is made with the same.
 CURRENCY = "usd"
 PAYMENT = "payment"  # The key in Stripe's metadata under which our Payment's id is.
+REFUND = "refund"  # And our Refund's.
 TIMEOUT_SECONDS = (3.0, 10.0)  # To connect, and of silence.
 TOLERANCE_SECONDS = 300
 RETRIES = 1  # A person waits for some of the answers.
@@ -93,6 +94,19 @@ class Checkout:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class SentRefund:
+    """What we read of a Refund. The amount is cents, tax included."""
+
+    id: str
+    status: str  # pending, requires_action, succeeded, failed, canceled
+    currency: str
+    amount: int
+    payment_intent: str | None
+    refund: str  # Our Refund's id; empty where it was given on Stripe's dashboard.
+    failure_reason: str
+
+
 def is_on() -> bool:
     return bool(settings.STRIPE_SECRET_KEY)
 
@@ -123,6 +137,22 @@ def checkout_of(intent_id: str) -> Checkout | None:
 def intent(intent_id: str) -> Intent:
     with _asking() as client:
         return _intent(client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]}))
+
+
+def create_refund(params: RefundCreateParams, *, key: str) -> SentRefund:
+    with _asking() as client:
+        return _refund(client.v1.refunds.create(params, {"idempotency_key": key}))
+
+
+def refund(refund_id: str) -> SentRefund:
+    with _asking() as client:
+        return _refund(client.v1.refunds.retrieve(refund_id))
+
+
+def refunds(of: RefundListParams) -> list[SentRefund]:
+    """All refunds of a PaymentIntent or of a charge, whatever became of them."""
+    with _asking() as client:
+        return [_refund(found) for found in client.v1.refunds.list({"limit": 100, **of}).auto_paging_iter()]
 
 
 def verify(body: str, signature: str | None, *, now: int) -> None:
@@ -197,6 +227,19 @@ def _intent(found: stripe.PaymentIntent) -> Intent:
         receipt_url=(charge.receipt_url or "") if charge else "",
         failure_code=(error.decline_code or error.code or "declined") if error else "",
         card=_card(found, charge) if charge else None,
+    )
+
+
+def _refund(found: stripe.Refund) -> SentRefund:
+    metadata = found.metadata
+    return SentRefund(
+        id=found.id,
+        status=found.status or "",
+        currency=found.currency,
+        amount=found.amount,
+        payment_intent=_id(found.payment_intent),
+        refund=metadata[REFUND] if metadata and REFUND in metadata else "",
+        failure_reason=found.failure_reason or "",
     )
 
 

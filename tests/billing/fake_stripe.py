@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
 
 Object = dict[str, Any]
 
@@ -24,7 +25,9 @@ class FakeStripe:
         self.asked: list[tuple[str, str, Object]] = []  # Method, path, parameters.
         self.failing_with: int | None = None  # Answer this status; the work is done all the same.
         self._answers: dict[str, Object] = {}
+        self._stall: _Stall | None = None
         self._numbers = itertools.count(1)
+        self._word = uuid4().hex[:12]  # What committed tests leave behind has ids of other words.
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -53,7 +56,7 @@ class FakeStripe:
 
     def attempt(self, session_id: str, **intent: Any) -> str:
         session = self.objects[session_id]
-        intent_id = session["payment_intent"] or f"pi_{next(self._numbers)}_{id(self)}"
+        intent_id = session["payment_intent"] or f"pi_{next(self._numbers)}_{self._word}"
         session["payment_intent"] = intent_id
         paid = intent.get("status") == "succeeded"
         charge = {
@@ -70,7 +73,37 @@ class FakeStripe:
         }  # fmt: skip
         return intent_id
 
+    def refunds_on_the_dashboard(self, intent_id: str, amount: int, **fields: Any) -> str:
+        """Somebody refunds it on Stripe's own page; returns the id of the refund."""
+        charge = self.objects[intent_id]["latest_charge"]["id"]
+        refund = {
+            "object": "refund", "amount": amount, "charge": charge, "currency": "usd", "failure_reason": None,
+            "metadata": {}, "payment_intent": intent_id, "status": "succeeded", **fields,
+        }  # fmt: skip
+        return str(self._add("re", refund)["id"])
+
+    def forget_keys(self) -> None:
+        """As Stripe does after a day."""
+        self._answers.clear()
+
+    @contextmanager
+    def stalling(self, *, before_it_is_done: bool) -> Iterator[threading.Event]:
+        """Never answer those who ask in the block; the event says that somebody does."""
+        self._stall = _Stall(before_it_is_done)
+        try:
+            yield self._stall.reached
+        finally:
+            self._stall.over.set()
+            self._stall = None
+
     def answer(self, method: str, path: str, params: Object, key: str | None) -> tuple[int, Object]:
+        stall = self._stall
+        if stall and stall.before:
+            return stall.wait()
+        status, answer = self._answer(method, path, params, key)
+        return stall.wait() if stall else (status, answer)
+
+    def _answer(self, method: str, path: str, params: Object, key: str | None) -> tuple[int, Object]:
         with self._lock:
             self.asked.append((method, path, params))
             status, answer = self._once(method, path, params, key) if key else self._act(method, path, params)
@@ -97,6 +130,12 @@ class FakeStripe:
             case "GET", ["checkout", "sessions"]:
                 found = [s for s in self.made("checkout.session") if s["payment_intent"] == params["payment_intent"]]
                 return 200, {"object": "list", "data": found, "has_more": False, "url": "/v1/checkout/sessions"}
+            case "POST", ["refunds"]:
+                return self._refund(params)
+            case "GET", ["refunds"]:
+                ((name, value),) = [(name, params[name]) for name in ("payment_intent", "charge") if name in params]
+                found = [refund for refund in self.made("refund") if refund[name] == value]
+                return 200, {"object": "list", "data": found, "has_more": False, "url": "/v1/refunds"}
             case "GET", [*_, object_id] if object_id in self.objects:
                 return 200, self.objects[object_id]
         return 404, {"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such."}}
@@ -119,10 +158,29 @@ class FakeStripe:
         session["url"] = f"{self.url}/pay/{session['id']}"
         return 200, session
 
+    def _refund(self, params: Object) -> tuple[int, Object]:
+        intent, amount = params["payment_intent"], int(params["amount"])
+        gone = [each["amount"] for each in self.made("refund") if each["payment_intent"] == intent]
+        if sum(gone) + amount > self.objects[intent]["amount_received"]:
+            error = {"type": "invalid_request_error", "code": "charge_already_refunded", "message": "Too much."}
+            return 400, {"error": error}
+        mark = {"refund": params["metadata[refund]"]}
+        return 200, self.objects[self.refunds_on_the_dashboard(intent, amount, metadata=mark)]
+
     def _add(self, prefix: str, fields: Object) -> Object:
-        made = {"id": f"{prefix}_{next(self._numbers)}_{id(self)}", **fields}
+        made = {"id": f"{prefix}_{next(self._numbers)}_{self._word}", **fields}
         self.objects[made["id"]] = made
         return made
+
+
+class _Stall:
+    def __init__(self, before: bool) -> None:
+        self.before, self.reached, self.over = before, threading.Event(), threading.Event()
+
+    def wait(self) -> tuple[int, Object]:
+        self.reached.set()
+        self.over.wait()
+        return 500, {"error": {"type": "api_error", "message": "Nobody listens any more."}}
 
 
 def _handler(stripe: FakeStripe) -> type[BaseHTTPRequestHandler]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.synchronize import Barrier, Event
 from typing import Any
@@ -24,12 +25,15 @@ from django.apps import apps
 if not apps.ready:
     django.setup()
 
+from django.conf import settings
 from django.db import connection
 from psycopg import AsyncConnection
 
 from accounts.models import Account, User
 from billing import clock, ledger, vouchers
 from billing.ledger import Ask
+from billing.models import Payment
+from billing.payments import refunds
 from tests import factories
 
 SECONDS = 30  # The longest that a test waits for its processes.
@@ -152,6 +156,18 @@ def refund_for_ever(account_id: int, causes: Sequence[str], begun: Event) -> Non
             with suppress(ledger.InsufficientBalance):
                 ledger.release_refund(id=factories.refund_hold(account, 10))
                 factories.pay_back(account, 10, cause=cause, hold=factories.refund_hold(account, 10))
+
+
+def refund_once(stripe_url: str, payment_id: UUID, cents: int, by: int) -> None:
+    """Somebody of our staff who refunds, and need not get to the end."""
+    settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = "sk_sim_tests", stripe_url
+    payment, user = Payment.objects.get(pk=payment_id), User.objects.get(pk=by)
+    refunds.start(form=uuid4(), payment=payment, cents=cents, reason="A test", by=user)
+
+
+def sweep_refunds_later(stripe_url: str) -> None:
+    settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = "sk_sim_tests", stripe_url
+    refunds.sweep(now=clock.now() + timedelta(minutes=2))
 
 
 def kill_at_random(target: Callable[..., None], *arguments: Any, seed: int, seconds: float) -> None:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 
+from accounts.models import Account
 from billing import clock
 from billing.models import LedgerAccount, Payment, Receipt, StripeCustomer, Transfer, Wallet
 from billing.payments import fulfilment, topups
@@ -20,9 +21,9 @@ State = Payment.State
 USD = 10**12
 
 
-def begun(stripe: FakeStripe, cents: int = 2500, *, save_card: bool = False) -> Payment:
-    """A payment of a new account, whose Checkout page is open."""
-    account, _email = people.customer("payer")
+def begun(stripe: FakeStripe, cents: int = 2500, *, save_card: bool = False, account: Account | None = None) -> Payment:
+    """A payment whose Checkout page is open, of a new account unless told otherwise."""
+    account = account or people.customer("payer")[0]
     by = account.users.get()
     form = uuid4()
     payment = topups.open_payment(

@@ -31,6 +31,7 @@ from billing.models import (
     PriceRate,
     PriceVersion,
     Receipt,
+    Refund,
     RefundHold,
     RefusedCalls,
     ReleasedHolds,
@@ -145,6 +146,26 @@ def event(**fields: Any) -> StripeEvent:
     return StripeEvent.objects.create(payload="{}", source="webhook", **{**defaults, **fields})
 
 
+def refund(**fields: Any) -> Refund:
+    """One of Stripe's dashboard."""
+    defaults = {"payment": papers.paid(factories.account()), "amount_cents": 5, "source": "stripe", "state": "sent"}
+    posted = {"stripe_id": factories.unique("re"), "tax_cents": 0, "posted_at": NOW}
+    return Refund.objects.create(**{**defaults, **posted, **fields})
+
+
+def held_refund(**fields: Any) -> Refund:
+    of = wallet()
+    hold = RefundHold.objects.create(id=uuid4(), wallet=of, amount=1)
+    ours = {"source": "admin", "requested_by": factories.user(), "reason": "asked", "state": "held", "hold": hold}
+    return refund(**{**ours, "stripe_id": None, "tax_cents": None, "posted_at": None, **fields})
+
+
+def two_held_refunds() -> None:
+    payment = papers.paid(factories.account())
+    held_refund(payment=payment)
+    held_refund(payment=payment)
+
+
 def budget(**fields: Any) -> KeyBudget:
     fields = {"period": "day", "starts_at": NOW, "spent": 0, "held": 0, **fields}
     fields.setdefault("line", factories.account().api_keys.get())
@@ -254,6 +275,19 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("payment_returns_what_was_paid", lambda: papers.paid(factories.account(), returned_cents=-1)),
     ("payment_returns_what_was_paid", lambda: papers.paid(factories.account(), tax=5, returned_tax_cents=6)),
     ("payment_one_open_recharge", two_open_recharges),
+    ("refund_amount_positive", lambda: refund(amount_cents=0)),
+    ("refund_posted_is_at_stripe", lambda: refund(state="gone")),
+    ("refund_held_has_a_hold", lambda: held_refund(hold=None)),
+    ("refund_held_has_a_hold", lambda: held_refund(state="refused")),
+    ("refund_posted_is_at_stripe", lambda: refund(stripe_id=None)),
+    ("refund_posted_is_at_stripe", lambda: refund(tax_cents=None)),
+    ("refund_posted_is_at_stripe", lambda: held_refund(stripe_id="re_1")),
+    ("refund_posted_is_at_stripe", lambda: held_refund(transfer=transfer())),
+    ("refund_tax_within_amount", lambda: refund(tax_cents=6)),
+    ("refund_of_ours_says_who_and_why", lambda: refund(source="admin")),
+    ("refund_of_ours_says_who_and_why", lambda: held_refund(reason="")),
+    ("refund_of_ours_says_who_and_why", lambda: held_refund(source="stripe", requested_by=None, reason="")),
+    ("refund_one_held", two_held_refunds),
     (
         "stripe_customer_card_with_consent",
         lambda: StripeCustomer.objects.create(account=factories.account(), livemode=False, payment_method="pm_1"),

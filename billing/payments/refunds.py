@@ -1,0 +1,312 @@
+"""Giving money of a payment back to its card.
+
+A refund of ours begins with a hold on the balance, in one transaction with its row. Then Stripe is asked, with the id
+of the row as the key. Once there is a refund at Stripe the money has left us, whatever its state is called there
+(pending, requires_action or succeeded), so it is posted, once; only failed and canceled bring it back. A refusal gives
+the hold back. Whoever dies on the way leaves a row with a hold, with which `sweep` goes on.
+
+What is refunded on Stripe's dashboard is written down by `apply`. It is never refused: what was spent becomes debt.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID, uuid5
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Sum
+
+from accounts import audit
+from accounts.audit import Action
+from accounts.models import Account, User
+from billing import clock, ledger, money
+from billing.models import CreditLot, Payment, Refund, TransferKind
+from billing.payments import fulfilment, returns, stripe_api
+from billing.payments.stripe_api import SentRefund
+
+State = Refund.State
+KEY_LIFETIME = timedelta(hours=20)  # Stripe forgets a key after 24.
+LEFT_BEHIND = timedelta(minutes=1)  # Longer than somebody waits for Stripe's answer.
+SWEPT = 100
+CAME_BACK = ("failed", "canceled")
+
+logger = logging.getLogger(__name__)
+
+
+class CannotRefund(Exception):
+    """The sentence says to staff why not."""
+
+
+class NotCredited(Exception):
+    """Stripe refunded what we never credited, so there is nothing to take back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much of a payment can be refunded now, and what became of the rest. Cents, tax included."""
+
+    paid: int
+    refunded: int  # At Stripe, and not come back.
+    under_way: int  # Held by a refund of which Stripe has not said anything yet.
+    disputed: int  # Taken back by disputes.
+    spent: int
+    held: int  # Not spent yet, but held for calls that run and for refunds of other payments.
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is given back of one payment, in cents, when all of an account is."""
+
+    payment: Payment
+    cents: int
+
+
+def room(payment: Payment, *, now: datetime) -> Room:
+    paid = payment.total_cents or 0
+    gone = payment.refunds.filter(state__in=Refund.GONE).aggregate(cents=Sum("amount_cents", default=0))["cents"]
+    under_way = payment.refunds.filter(state=State.HELD).aggregate(cents=Sum("amount_cents", default=0))["cents"]
+    rest = paid - payment.returned_cents - under_way
+    lots = CreditLot.objects.filter(wallet=payment.account_id, kind=CreditLot.Kind.PAID, remaining__gt=0)
+    unspent = _within(payment, rest, lots.aggregate(left=Sum("remaining", default=0))["left"])
+    most = _within(payment, rest, ledger.refundable(account_id=payment.account_id, now=now))
+    return Room(
+        paid=paid,
+        refunded=gone,
+        under_way=under_way,
+        disputed=payment.returned_cents - gone,
+        spent=rest - unspent,
+        held=unspent - most,
+        most=0 if under_way else most,
+    )
+
+
+def start(*, form: UUID, payment: Payment, cents: int, reason: str, by: User) -> Refund:
+    """Give so much of the payment back, tax included; the same form again is the same refund.
+
+    Where Stripe does not answer the refund stays held, and goes on by itself. Raises CannotRefund.
+    """
+    if not stripe_api.is_on() or payment.livemode != settings.STRIPE_LIVEMODE:
+        raise CannotRefund("The key of Stripe that is configured here is not the one with which this was paid.")
+    return go_on(_hold(form, payment, cents, reason.strip(), by))
+
+
+def go_on(refund: Refund) -> Refund:
+    """Ask Stripe for a refund that is held, and write down what it says. Doing it again does nothing."""
+    if refund.state != State.HELD:
+        return refund
+    try:
+        sent = _ask(refund)
+    except stripe_api.Refused as refused:
+        return _give_up(refund, refused.code)
+    except (stripe_api.Unavailable, stripe_api.NotConfigured) as silent:
+        refund.error = f"{type(silent).__name__}: {silent}"
+        refund.save(update_fields=["error", "updated_at"])
+        return refund
+    return _write(refund.payment_id, sent)
+
+
+def apply(stripe_id: str) -> Refund | None:
+    """Write down what Stripe says of this refund; None for one of a payment that is not ours.
+
+    Raises NotCredited, fulfilment.UnknownPayment, stripe_api.Refused or Unavailable.
+    """
+    return _apply(stripe_api.refund(stripe_id))
+
+
+def apply_all(*, charge: str) -> None:
+    """The same for all refunds of a charge."""
+    for sent in stripe_api.refunds({"charge": charge}):
+        _apply(sent)
+
+
+def refresh(refund: Refund) -> Refund:
+    """Ask Stripe what became of a refund, or for it. Raises what `apply` raises."""
+    return (apply(refund.stripe_id) or refund) if refund.stripe_id else go_on(refund)
+
+
+def sweep(*, now: datetime) -> None:
+    """Go on with what was left behind: by a process that died, or because Stripe did not answer."""
+    if not stripe_api.is_on():
+        return
+    left = Refund.objects.filter(
+        state=State.HELD, payment__livemode=settings.STRIPE_LIVEMODE, updated_at__lt=now - LEFT_BEHIND
+    )
+    for refund in left.select_related("payment").order_by("updated_at")[:SWEPT]:
+        if go_on(refund).state == State.HELD:
+            return  # The next sweep asks again, and for the others first.
+
+
+def parts_of(account: Account, *, now: datetime) -> list[Part]:
+    """How all that is left of paid money can go back to cards: of the newest payment first, what each still has."""
+    left = ledger.refundable(account_id=account.pk, now=now)
+    mode = Payment.objects.filter(account=account, state=Payment.State.PAID, livemode=settings.STRIPE_LIVEMODE)
+    parts = []
+    for payment in mode.exclude(refunds__state=State.HELD).order_by("-paid_at", "-pk"):
+        cents = _within(payment, (payment.total_cents or 0) - payment.returned_cents, left)
+        if cents:
+            parts.append(Part(payment, cents))
+            left -= _credit_of(payment, cents)
+    return parts
+
+
+def start_all(*, form: UUID, account: Account, reason: str, by: User) -> tuple[list[Refund], list[str]]:
+    """Give everything back that can be; the same form again adds nothing. Also returns what could not be, in words."""
+    begun, obstacles = [], []
+    for part in parts_of(account, now=clock.now()):
+        try:
+            begun.append(
+                start(form=uuid5(form, str(part.payment.pk)), payment=part.payment, cents=part.cents,
+                      reason=reason, by=by)
+            )  # fmt: skip
+        except CannotRefund as obstacle:
+            obstacles.append(str(obstacle))
+    return begun, obstacles
+
+
+def _credit_of(payment: Payment, cents: int) -> int:
+    """What so many cents more were credited as, in pico-USD: without their share of the tax."""
+    return money.from_cents(returns.net_of(payment, cents))
+
+
+def _within(payment: Payment, rest: int, limit: int) -> int:
+    """The most of `rest` cents that were credited as no more than `limit` pico-USD."""
+    return bisect_right(range(1, rest + 1), limit, key=lambda cents: _credit_of(payment, cents))
+
+
+def _hold(form: UUID, payment: Payment, cents: int, reason: str, by: User) -> Refund:
+    now = clock.now()
+    with transaction.atomic():
+        payment = Payment.objects.select_for_update(no_key=True).get(pk=payment.pk)
+        before = Refund.objects.filter(pk=form).first()
+        if before is not None:
+            if (before.payment_id, before.amount_cents) != (payment.pk, cents):
+                raise CannotRefund("This form was used for another refund. Open it again.")
+            return before
+        _insist(payment, cents, reason, now)
+        try:
+            ledger.hold_refund(id=form, account=payment.account, amount=_credit_of(payment, cents), now=now)
+        except ledger.InsufficientBalance:
+            raise CannotRefund("The money was spent meanwhile. Open the form again.") from None
+        refund = Refund.objects.create(
+            id=form, payment=payment, amount_cents=cents, state=State.HELD, hold_id=form,
+            source=Refund.Source.ADMIN, requested_by=by, reason=reason,
+        )  # fmt: skip
+        amount = money.display(money.from_cents(cents))
+        audit.record(Action.REFUND_STARTED, account=payment.account, by=by, object=amount)
+    return refund
+
+
+def _insist(payment: Payment, cents: int, reason: str, now: datetime) -> None:
+    if payment.state != Payment.State.PAID:
+        raise CannotRefund("Only a payment that was paid can be refunded.")
+    if not reason:
+        raise CannotRefund("A refund needs a reason.")
+    found = room(payment, now=now)
+    if found.under_way:
+        raise CannotRefund("Another refund of this payment is under way. Wait until Stripe has answered.")
+    if not 0 < cents <= found.most:
+        raise CannotRefund(f"Between $0.01 and {money.display(money.from_cents(found.most))} can be refunded now.")
+    if _credit_of(payment, cents) == 0:
+        raise CannotRefund("So little of this payment is tax alone. Choose another amount.")
+
+
+def _ask(refund: Refund) -> SentRefund:
+    intent = refund.payment.payment_intent or ""
+    if refund.created_at < clock.now() - KEY_LIFETIME:
+        # Stripe may have forgotten the key, and would refund again.
+        for sent in stripe_api.refunds({"payment_intent": intent}):
+            if sent.refund == str(refund.pk):
+                return sent
+    return stripe_api.create_refund(
+        {
+            "payment_intent": intent,
+            "amount": refund.amount_cents,
+            "reason": "requested_by_customer",
+            "metadata": {stripe_api.REFUND: str(refund.pk)},
+        },
+        key=str(refund.pk),
+    )
+
+
+def _give_up(refund: Refund, code: str) -> Refund:
+    with transaction.atomic():
+        Payment.objects.select_for_update(no_key=True).get(pk=refund.payment_id)
+        refund.refresh_from_db()
+        if refund.state == State.HELD:
+            ledger.release_refund(id=refund.pk)
+            refund.state, refund.hold, refund.failure_reason, refund.error = State.REFUSED, None, code[:100], ""
+            refund.save()
+            logger.warning("refund %s was refused by Stripe: %s", refund.pk, code)
+    return refund
+
+
+def _apply(sent: SentRefund) -> Refund | None:
+    if sent.payment_intent is None:
+        return None
+    payment = Payment.objects.filter(payment_intent=sent.payment_intent).first()
+    if payment is None or payment.state != Payment.State.PAID:
+        payment = fulfilment.fulfil(sent.payment_intent)
+    if payment is None:
+        return None
+    if payment.state != Payment.State.PAID or payment.payment_intent != sent.payment_intent:
+        raise NotCredited(f"{sent.id} is of {sent.payment_intent}, which was not credited to payment {payment.pk}.")
+    return _write(payment.pk, sent)
+
+
+def _write(payment_id: UUID, sent: SentRefund) -> Refund:
+    """Nothing outside is asked in here, so the payment is locked for a moment only."""
+    with transaction.atomic():
+        payment = Payment.objects.select_for_update(no_key=True).get(pk=payment_id)
+        refund = _row(payment, sent)
+        if refund.posted_at is None:
+            _post(payment, refund, sent)
+        if sent.status in CAME_BACK:
+            _take_back(payment, refund, sent)
+        elif refund.state not in (State.SUCCEEDED, State.FAILED):  # Else what we were told is older.
+            refund.state = State.SUCCEEDED if sent.status == "succeeded" else State.SENT
+        refund.error = ""
+        refund.save()
+    return refund
+
+
+def _row(payment: Payment, sent: SentRefund) -> Refund:
+    known = Refund.objects.filter(stripe_id=sent.id).first()
+    if known is not None:
+        return known
+    begun = payment.refunds.filter(stripe_id=None, amount_cents=sent.amount)
+    ours = next((refund for refund in begun if str(refund.pk) == sent.refund), None)
+    return ours or Refund(payment=payment, amount_cents=sent.amount, source=Refund.Source.STRIPE)
+
+
+def _post(payment: Payment, refund: Refund, sent: SentRefund) -> None:
+    now = clock.now()
+    refund.tax_cents = sent.amount - returns.net_of(payment, sent.amount)
+    refund.transfer = returns.move(
+        payment, sent.amount, kind=TransferKind.REFUND, cause=f"stripe:re:{sent.id}", now=now,
+        hold=refund.hold_id, reason=_words(payment, refund), by=refund.requested_by,
+    )  # fmt: skip
+    refund.stripe_id, refund.hold, refund.posted_at, refund.failure_reason = sent.id, None, now, ""
+
+
+def _take_back(payment: Payment, refund: Refund, sent: SentRefund) -> None:
+    """It did not arrive: what was taken is paid money of the account again."""
+    if refund.state == State.FAILED:
+        return
+    returns.move(
+        payment, -sent.amount, kind=TransferKind.REFUND, cause=f"stripe:re:{sent.id}:failed", now=clock.now(),
+        reason=f"Did not reach the card: {_words(payment, refund)}",
+    )  # fmt: skip
+    refund.state, refund.failure_reason = State.FAILED, (sent.failure_reason or sent.status)[:100]
+    logger.error("refund %s (%s) failed: %s", refund.pk, sent.id, refund.failure_reason)
+
+
+def _words(payment: Payment, refund: Refund) -> str:
+    """For the customer's statement."""
+    whole = money.display(money.from_cents(refund.amount_cents))
+    tax = f", of which {money.display(money.from_cents(refund.tax_cents))} is tax" if refund.tax_cents else ""
+    return f"{whole} to the card{tax}, of the payment of {payment.paid_at:%Y-%m-%d}"
