@@ -19,13 +19,18 @@ from structlog.contextvars import bound_contextvars
 
 from billing import clock
 from billing.models import StripeEvent
-from billing.payments import fulfilment, refunds, stripe_api
+from billing.payments import disputes, fulfilment, refunds, returns, stripe_api
 
 LEASE = timedelta(seconds=120)  # Longer than a task may run.
 FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(hours=6)
 MOST_ATTEMPTS = 20  # About two days.
 SWEPT = 100
+
+# However often it is tried again, it will not be done: a person must look.
+FINAL = (
+    fulfilment.UnknownPayment, refunds.NotCredited, returns.NotPaid, disputes.ForeignMoney, stripe_api.Refused,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +96,7 @@ def work(event_id: str) -> None:
     with bound_contextvars(stripe_event=event.pk, **({"request_id": event.request_id} if event.request_id else {})):
         try:
             _act(event)
-        except (fulfilment.UnknownPayment, refunds.NotCredited, stripe_api.Refused) as final:
+        except FINAL as final:
             _fail(event, f"{type(final).__name__}: {final}", again=False)
         except (stripe_api.Unavailable, stripe_api.NotConfigured) as passing:
             _fail(event, f"{type(passing).__name__}: {passing}", again=True)
@@ -149,3 +154,7 @@ def _act(event: StripeEvent) -> None:
         refunds.apply(about)
     elif event.type == "charge.refunded":
         refunds.apply_all(charge=about)
+    elif event.type.startswith("charge.dispute."):
+        disputes.apply(about)
+    elif event.type.startswith("radar.early_fraud_warning."):
+        disputes.warn(about)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 
 import stripe
@@ -107,6 +108,39 @@ class SentRefund:
     failure_reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundMovement:
+    """A balance transaction: below zero it left our balance at Stripe, without the fee."""
+
+    id: str
+    amount: int
+    currency: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDispute:
+    """What we read of a Dispute. Amounts are cents, tax included."""
+
+    id: str
+    status: str
+    reason: str
+    amount: int
+    payment_intent: str | None
+    due_by: datetime | None
+    created: datetime
+    movements: list[FoundMovement]
+
+
+@dataclass(frozen=True, slots=True)
+class FraudWarning:
+    """What we read of an early fraud warning."""
+
+    id: str
+    fraud_type: str
+    payment_intent: str | None
+
+
 def is_on() -> bool:
     return bool(settings.STRIPE_SECRET_KEY)
 
@@ -153,6 +187,17 @@ def refunds(of: RefundListParams) -> list[SentRefund]:
     """All refunds of a PaymentIntent or of a charge, whatever became of them."""
     with _asking() as client:
         return [_refund(found) for found in client.v1.refunds.list({"limit": 100, **of}).auto_paging_iter()]
+
+
+def dispute(dispute_id: str) -> FoundDispute:
+    with _asking() as client:
+        return _dispute(client.v1.disputes.retrieve(dispute_id))
+
+
+def fraud_warning(warning_id: str) -> FraudWarning:
+    with _asking() as client:
+        found = client.v1.radar.early_fraud_warnings.retrieve(warning_id)
+        return FraudWarning(found.id, found.fraud_type, _id(found.payment_intent))
 
 
 def verify(body: str, signature: str | None, *, now: int) -> None:
@@ -241,6 +286,27 @@ def _refund(found: stripe.Refund) -> SentRefund:
         refund=metadata[REFUND] if metadata and REFUND in metadata else "",
         failure_reason=found.failure_reason or "",
     )
+
+
+def _dispute(found: stripe.Dispute) -> FoundDispute:
+    due_by = found.evidence_details.due_by  # 0 where the bank takes no answer.
+    return FoundDispute(
+        id=found.id,
+        status=found.status,
+        reason=found.reason,
+        amount=found.amount,
+        payment_intent=_id(found.payment_intent),
+        due_by=_moment(due_by) if due_by else None,
+        created=_moment(found.created),
+        movements=[
+            FoundMovement(moved.id, moved.amount, moved.currency, _moment(moved.created))
+            for moved in found.balance_transactions
+        ],
+    )
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _card(found: stripe.PaymentIntent, charge: stripe.Charge) -> Card | None:

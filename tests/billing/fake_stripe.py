@@ -46,6 +46,31 @@ class FakeStripe:
     def made(self, kind: str) -> list[Object]:
         return [found for found in self.objects.values() if found["object"] == kind]
 
+    def dispute(self, intent_id: str, cents: int = 2500, **fields: Any) -> str:
+        """A bank disputes the payment, and has taken nothing yet; returns the id of the dispute."""
+        dispute = {
+            "object": "dispute", "livemode": False, "amount": cents, "currency": "usd", "payment_intent": intent_id,
+            "reason": "product_not_received", "status": "needs_response", "created": int(time.time()),
+            "evidence_details": {"due_by": int(time.time()) + 7 * 24 * 3600}, "balance_transactions": [], **fields,
+        }  # fmt: skip
+        return str(self._add("du", dispute)["id"])
+
+    def moves(self, dispute_id: str, cents: int, **fields: Any) -> str:
+        """Money leaves our balance for the dispute, or comes back; the first of them costs a fee."""
+        movements = self.objects[dispute_id]["balance_transactions"]
+        fee = 0 if movements else 1500
+        movement = {
+            "object": "balance_transaction", "amount": cents, "fee": fee, "net": cents - fee, "currency": "usd",
+            "created": int(time.time()), "source": dispute_id, "type": "adjustment", **fields,
+        }  # fmt: skip
+        movements.append(self._add("txn", movement))
+        return str(movements[-1]["id"])
+
+    def warn(self, intent_id: str | None) -> str:
+        """The bank takes the payment for fraud; returns the id of its early warning."""
+        warning = {"object": "radar.early_fraud_warning", "livemode": False, "payment_intent": intent_id}
+        return str(self._add("issfr", {**warning, "fraud_type": "made_with_stolen_card", "actionable": True})["id"])
+
     def pay(self, session_id: str, *, status: str = "succeeded", tax: int = 0, **intent: Any) -> str:
         """The customer pays on the Checkout page; returns the id of the PaymentIntent."""
         session = self.objects[session_id]

@@ -33,7 +33,7 @@ from accounts.models import Account, User
 from billing import clock, ledger, vouchers
 from billing.ledger import Ask
 from billing.models import Payment
-from billing.payments import refunds
+from billing.payments import disputes, refunds, stripe_api
 from tests import factories
 
 SECONDS = 30  # The longest that a test waits for its processes.
@@ -168,6 +168,16 @@ def refund_once(stripe_url: str, payment_id: UUID, cents: int, by: int) -> None:
 def sweep_refunds_later(stripe_url: str) -> None:
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = "sk_sim_tests", stripe_url
     refunds.sweep(now=clock.now() + timedelta(minutes=2))
+
+
+def apply_disputes_for_ever(stripe_url: str, dispute_ids: Sequence[str], begun: Event) -> None:
+    """A worker that is told of the same disputes again and again; it has begun when Stripe's client is there."""
+    settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = "sk_sim_tests", stripe_url
+    stripe_api.dispute(dispute_ids[0])
+    begun.set()
+    while True:
+        for dispute_id in dispute_ids:
+            disputes.apply(dispute_id)
 
 
 def kill_at_random(target: Callable[..., None], *arguments: Any, seed: int, seconds: float) -> None:
