@@ -45,6 +45,9 @@ def fulfil(payment_intent: str) -> Payment | None:
     if payment.kind == Payment.Kind.TOPUP:
         known = payment.checkout_session
         session = stripe_api.checkout(known) if known else stripe_api.checkout_of(intent.id)
+    if session and session.status == "complete" and intent.status != "succeeded":
+        # Paid between the two questions, perhaps: an older intent would look as if the bank had said no.
+        intent = stripe_api.intent(payment_intent)
     return _write(payment.pk, intent, session)
 
 

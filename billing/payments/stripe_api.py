@@ -259,7 +259,6 @@ def _checkout(session: Session) -> Checkout:
 
 def _intent(found: stripe.PaymentIntent) -> Intent:
     charge = found.latest_charge if isinstance(found.latest_charge, stripe.Charge) else None
-    error = found.last_payment_error
     return Intent(
         id=found.id,
         status=found.status,
@@ -270,7 +269,7 @@ def _intent(found: stripe.PaymentIntent) -> Intent:
         payment=found.metadata[PAYMENT] if PAYMENT in found.metadata else "",  # noqa: SIM401  # It is no dict.
         charge=charge.id if charge else None,
         receipt_url=(charge.receipt_url or "") if charge else "",
-        failure_code=(error.decline_code or error.code or "declined") if error else "",
+        failure_code=_failure(found.last_payment_error) if found.last_payment_error else "",
         card=_card(found, charge) if charge else None,
     )
 
@@ -309,9 +308,15 @@ def _moment(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
+def _failure(error: stripe.StripeObject) -> str:
+    """An error leaves out what it has no value for."""
+    return str(getattr(error, "decline_code", None) or getattr(error, "code", None) or "declined")
+
+
 def _card(found: stripe.PaymentIntent, charge: stripe.Charge) -> Card | None:
-    details = charge.payment_method_details
-    method, card = _id(found.payment_method), details.card if details else None
+    """None for what was paid in another way: its details are under the name of that way."""
+    details, method = charge.payment_method_details, _id(found.payment_method)
+    card = details.card if details and "card" in details else None
     if method is None or card is None:
         return None
     return Card(method, card.brand or "", card.last4 or "", card.exp_month, card.exp_year)

@@ -13,7 +13,7 @@ from django.db import connection
 from accounts.models import Account
 from billing import clock
 from billing.models import LedgerAccount, Payment, Receipt, StripeCustomer, Transfer, Wallet
-from billing.payments import fulfilment, topups
+from billing.payments import fulfilment, stripe_api, topups
 from tests import factories, people
 from tests.billing.fake_stripe import FakeStripe
 
@@ -206,6 +206,43 @@ def test_a_declined_card_leaves_the_page_open_for_another(stripe: FakeStripe) ->
     fulfilment.fulfil(stripe.pay(session_of(payment)))
     payment.refresh_from_db()
     assert (payment.state, payment.failure_code) == (State.PAID, "")
+
+
+@pytest.mark.django_db
+def test_a_payment_made_while_we_ask_is_not_taken_for_one_that_failed(
+    stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment = begun(stripe)
+    error = {"code": "card_declined", "decline_code": "insufficient_funds"}
+    intent = stripe.attempt(session_of(payment), status="requires_payment_method", last_payment_error=error)
+    ask = stripe_api.checkout
+
+    def paid_in_between(session_id: str) -> stripe_api.Checkout:
+        stripe.pay(session_id)
+        return ask(session_id)
+
+    monkeypatch.setattr(stripe_api, "checkout", paid_in_between)
+    fulfilment.fulfil(intent)
+    payment.refresh_from_db()
+    assert (payment.state, posted(payment)) == (State.PAID, 25 * USD)
+
+
+@pytest.mark.django_db
+def test_a_bank_account_is_no_card(stripe: FakeStripe) -> None:
+    """Stripe leaves out what does not exist: the card of another way to pay, the code of an error that has none."""
+    payment = begun(stripe, save_card=True)
+    error = {"type": "invalid_request_error", "code": "payment_intent_payment_attempt_failed"}
+    intent = stripe.attempt(session_of(payment), status="requires_payment_method", last_payment_error=error)
+    fulfilment.fulfil(intent)
+    payment.refresh_from_db()
+    assert payment.failure_code == "payment_intent_payment_attempt_failed"
+
+    stripe.pay(session_of(payment))
+    details = {"type": "us_bank_account", "us_bank_account": {"last4": "6789"}}
+    stripe.objects[intent]["latest_charge"]["payment_method_details"] = details
+    fulfilment.fulfil(intent)
+    assert posted(payment) == 25 * USD
+    assert StripeCustomer.objects.get(account=payment.account).payment_method == ""
 
 
 @pytest.mark.django_db
