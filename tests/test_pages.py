@@ -210,7 +210,7 @@ class TestErrors:
 @pytest.mark.parametrize("address", ["/", "/accounts/login/", "/nowhere"])
 class TestEveryPage:
     def test_says_that_this_is_a_sandbox(self, address: str) -> None:
-        assert "Sandbox: demo backend, no real money" in text(Client(), address)
+        assert "Sandbox: demo backend, SIMULATED payments, no real money" in text(Client(), address)
 
     @override_settings(ENVIRONMENT="production")
     def test_does_not_say_so_in_production(self, address: str) -> None:
@@ -226,7 +226,7 @@ class TestEveryPage:
 
 
 def test_the_admin_says_that_this_is_a_sandbox() -> None:
-    assert "Sandbox: demo backend, no real money" in text(people.superuser(), "/admin/")
+    assert "Sandbox: demo backend, SIMULATED payments, no real money" in text(people.superuser(), "/admin/")
 
 
 def test_the_styles_and_pictures_of_pages_are_there() -> None:

@@ -27,6 +27,12 @@ def money_is_simulated() -> bool:
 
 
 @register.simple_tag
+def stripe_simulator() -> str:
+    """Where the simulator of the payment service is steered; empty where there is none."""
+    return f"{settings.STRIPE_API_BASE}/control/" if settings.STRIPE_SECRET_KEY.startswith("sk_sim_") else ""
+
+
+@register.simple_tag
 def api_base() -> str:
     """The base URL that customers give to their SDK."""
     return f"{settings.SITE_URL.rstrip('/')}/v1"

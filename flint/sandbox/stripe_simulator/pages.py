@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from html import escape
 
 from aiohttp import web
@@ -131,6 +132,17 @@ def ended(session: Json | None) -> str:
     link = session["success_url"] if session["status"] == "complete" else session["cancel_url"]
     back = f'<p><a href="{escape(link.replace("{CHECKOUT_SESSION_ID}", session["id"]))}">Back</a></p>' if link else ""
     return document("Checkout has ended", f"<h1>This payment {said}</h1>{back}")
+
+
+def receipt(charge: Json) -> str:
+    """What Stripe itself would confirm to the customer."""
+    back = f"<p>{money(charge['amount_refunded'], charge['currency'])} was refunded.</p>"
+    return document(
+        "Receipt",
+        f'<h1>Receipt of the payment service</h1><p class="amount">{money(charge["amount"], charge["currency"])}</p>'
+        f'<p class="soft">Paid on {time.strftime("%Y-%m-%d %H:%M", time.gmtime(charge["created"]))} UTC</p>'
+        f"{back if charge['amount_refunded'] else ''}<p><code>{escape(charge['id'])}</code></p>",
+    )
 
 
 ROWS_SHOWN = 30

@@ -46,6 +46,7 @@ class Simulator:
         router.add_post("/c/pay/{id}/{action}", self.act_on_checkout)
         router.add_get("/c/authenticate/{id}", self.show_authentication)
         router.add_post("/c/authenticate/{id}", self.authenticate)
+        router.add_get("/receipts/{id}", self.show_receipt)
         router.add_get("/", self.to_control)
         router.add_get("/control/", self.control.show)
         router.add_get("/control/state", self.control.state)
@@ -142,6 +143,12 @@ class Simulator:
         action = {"succeed": control.SUCCEED, "fail": control.FAIL}.get(outcome)
         if action is not None:
             self.store.plan(action, intent["id"], seconds=int(seconds) if seconds.isdecimal() else 10)
+
+    async def show_receipt(self, request: web.Request) -> web.Response:
+        charge = self.store.find("charge", request.match_info["id"])
+        if charge is None or not charge["paid"]:
+            raise web.HTTPNotFound(text=pages.ended(None), content_type="text/html", headers=pages.HEADERS)
+        return pages.html(pages.receipt(charge))
 
     async def show_authentication(self, request: web.Request) -> web.Response:
         return pages.html(pages.authentication(self._session(request)))
