@@ -255,9 +255,20 @@ def test_tax_comes_on_top(start: Callable[..., StripeSimulator]) -> None:
 
 def test_the_control_page_offers_what_can_happen(simulator: StripeSimulator, client: stripe.StripeClient) -> None:
     paid(simulator, client)
+    simulator.control("payout", amount="100")
     status, page, _ = simulator.ask("GET", "/control/")
     assert status == 200
-    for words in ("Refund", "Dispute", "Fraud warning", "Pay out", "Next events", "Replay"):
+    for words in (
+        "Refund",
+        "Dispute",
+        "Fraud warning",
+        "Pay out",
+        "Fail the payout",
+        "Take a fee",
+        "Let days pass",
+        "Next events",
+        "Replay",
+    ):
         assert words in page
 
 

@@ -105,10 +105,13 @@ def list_events(store: Store, params: Params, path: str) -> Json:
     if type_ := params.text("type"):
         types = [type_]
     delivered = params.boolean("delivery_success") if params.has("delivery_success") else None
+    bounds = created_bounds(params)
+    kept = store.now() - events.KEPT_SECONDS
     found = [
         event
-        for event in store.select("event", created=created_bounds(params))
-        if (not types or any(_is_type(event["type"], wanted) for wanted in types))
+        for event in store.select("event", created=bounds)
+        if event["created"] >= kept
+        and (not types or any(_is_type(event["type"], wanted) for wanted in types))
         and (delivered is None or events.was_delivered(store, event["id"]) == delivered)
     ]
     return page(found, params, path, "event")

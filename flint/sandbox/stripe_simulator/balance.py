@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flint.sandbox.stripe_simulator import events, objects
 from flint.sandbox.stripe_simulator.store import Json, Store, new_id
+from flint.sandbox.stripe_simulator.wire import invalid
 
 FEE_BASIS_POINTS = 290
 FEE_FIXED_CENTS = 30
@@ -36,6 +37,21 @@ def available(store: Store) -> int:
     return sum(movement["net"] for movement in store.select("balance_transaction"))
 
 
+def bill(store: Store, amount: int) -> Json:
+    """Stripe takes a fee that belongs to no payment."""
+    return _unsourced(store, -amount, "stripe_fee", "fee")
+
+
+def adjust(store: Store, amount: int) -> Json:
+    """Stripe corrects our balance by itself."""
+    return _unsourced(store, amount, "adjustment", "other_adjustment")
+
+
+def _unsourced(store: Store, amount: int, type_: str, category: str) -> Json:
+    source: Json = {"id": None, "currency": "usd"}
+    return move(store, source, amount=amount, type_=type_, category=category)
+
+
 def pay_out(store: Store, amount: int) -> Json:
     """Send this much of the balance to our bank."""
     now = store.now()
@@ -64,4 +80,18 @@ def pay_out(store: Store, amount: int) -> Json:
     store.add(payout)
     events.tell(store, "payout.created", payout)
     events.tell(store, "payout.paid", payout)
+    return payout
+
+
+def return_payout(store: Store, payout: Json, status: str) -> Json:
+    """It comes back: the bank did not take it (`failed`), or we called it back (`canceled`)."""
+    if payout["status"] != "paid":
+        raise invalid("Only a payout that was paid can come back.", param="payout")
+    type_ = "payout_failure" if status == "failed" else "payout_cancel"
+    back = move(store, payout, amount=payout["amount"], type_=type_, category="payout_reversal")
+    payout |= {"status": status, "failure_balance_transaction": back["id"]}
+    if status == "failed":
+        payout |= {"failure_code": "account_closed", "failure_message": "The bank account has been closed."}
+    store.save(payout)
+    events.tell(store, f"payout.{status}", payout)
     return payout

@@ -101,6 +101,17 @@ class Control:
                 if amount < 1:
                     raise invalid("There is nothing to pay out.", param="amount")
                 return balance.pay_out(store, amount)
+            case "return-payout":
+                status = form.get("status", "failed")
+                if status not in ("failed", "canceled"):
+                    raise invalid("The status is failed or canceled.", param="status")
+                return balance.return_payout(store, self._find("payout", form), status)
+            case "fee":
+                return balance.bill(store, _number(form, "amount", 200))
+            case "adjustment":
+                return balance.adjust(store, _number(form, "amount", 100))
+            case "days":
+                store.let_days_pass(_number(form, "days", 31))
             case "card":
                 behaviour = form.get("behaviour", "")
                 if behaviour not in ("", intents.AUTHENTICATE, *intents.DECLINES):

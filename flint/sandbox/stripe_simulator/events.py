@@ -22,6 +22,7 @@ FAULTS = ("duplicate", "delay", "reorder", "drop")
 # After each failed attempt; the last one again and again, for as long as Stripe tries.
 RETRY_SECONDS = (1, 2, 5, 10, 30, 60)
 GIVE_UP_SECONDS = 3 * 24 * 3600
+KEPT_SECONDS = 30 * 24 * 3600  # Older events are listed no more.
 ATTEMPT_SECONDS = 10.0
 REORDER_SECONDS = 1.0
 TICK_SECONDS = 0.05

@@ -248,7 +248,15 @@ def price(now: int, *, currency: str, unit_amount: int, tax_behavior: str) -> Js
 
 
 def balance_transaction(
-    now: int, *, amount: int, fee: int, currency: str, source: str, type_: str, category: str, description: str | None
+    now: int,
+    *,
+    amount: int,
+    fee: int,
+    currency: str,
+    source: str | None,
+    type_: str,
+    category: str,
+    description: str | None,
 ) -> Json:
     details = {"amount": fee, "application": None, "currency": currency, "description": "Stripe processing fees"}
     return {

@@ -166,6 +166,10 @@ def control(store: Store) -> str:
         f"<h2>Payments</h2>{_table(found or nothing)}<h2>Saved cards</h2>{_table(cards or nothing)}"
         f"<h2>Balance at Stripe: {available}</h2>"
         + form("/control/payout", _number("amount", "Cents, empty: all") + "<button>Pay out to our bank</button>")
+        + "".join(_paid_out(payout) for payout in store.select("payout", {"status": "paid"})[:ROWS_SHOWN])
+        + form("/control/fee", _number("amount", "Cents", "200") + "<button>Take a fee</button>")
+        + form("/control/adjustment", _number("amount", "Cents", "100") + "<button>Correct the balance</button>")
+        + form("/control/days", _number("days", "Days", "31") + "<button>Let days pass</button>")
         + _faults(store)
         + f"<h2>Events</h2>{_table(told or nothing)}",
         wide=True,
@@ -216,6 +220,12 @@ def _paid(store: Store, charge: Json) -> str:
             actions = ("win", "lose") if dispute["balance_transactions"] else ("withdraw", "win", "lose")
             buttons += "".join(_button(each, each.capitalize(), dispute=dispute["id"]) for each in actions)
     return buttons
+
+
+def _paid_out(payout: Json) -> str:
+    said, hidden = f"the payout of {money(payout['amount'], payout['currency'])}", {"payout": payout["id"]}
+    fails = _button("return-payout", f"Fail {said}", status="failed", **hidden)
+    return fails + _button("return-payout", f"Cancel {said}", status="canceled", **hidden)
 
 
 def _saved_card(store: Store, method: Json) -> str:
