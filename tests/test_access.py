@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.http import HttpResponseBase
@@ -198,6 +199,7 @@ def test_a_page_needs_at_most_twelve_queries(
 @pytest.mark.parametrize("address", ADMIN, ids=str)
 def test_the_admin_is_closed_to_customers(address: Address, alices: Account) -> None:
     arguments = {"object_id": 1, "app_label": "accounts", "content_type_id": 1, "url": "nowhere", "id": 1, "pk": 1}
+    arguments["payment_id"] = uuid4()
     answer = ask(member(alices, Role.OWNER), address, **arguments)
 
     assert answer.status_code in (302, 403)

@@ -19,7 +19,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from accounts.models import Account
-from billing.templatetags.money import usd
+from billing.templatetags.money import cents, usd
 
 SHOWN_ROWS = 1000
 # A function that makes a cell of its row. Django takes one wherever it takes the name of a field; its stubs do not.
@@ -33,6 +33,17 @@ def dollars(field: str) -> Column:
     def column(row: models.Model) -> SafeString | str:
         pico = getattr(row, field)
         return "-" if pico is None else usd(pico)
+
+    return column
+
+
+def dollars_of_cents(field: str) -> Column:
+    """The same of US cents, as Stripe counts them."""
+
+    @admin.display(description=field.removesuffix("_cents").replace("_", " "))
+    def column(row: models.Model) -> SafeString | str:
+        amount = getattr(row, field)
+        return "-" if amount is None else cents(amount)
 
     return column
 

@@ -8,26 +8,16 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from billing.admin.base import Column, CustomerRowsAdmin, ReadOnlyAdmin
+from billing.admin import refunds
+from billing.admin.base import CustomerRowsAdmin, ReadOnlyAdmin, dollars_of_cents
 from billing.models import Payment, StripeCustomer, StripeEvent
 from billing.payments import inbox
-from billing.templatetags.money import cents
 
 DASHBOARD = "https://dashboard.stripe.com"
-
-
-def _dollars(field: str) -> Column:
-    """A column that shows US cents as dollars."""
-
-    @admin.display(description=field.removesuffix("_cents").replace("_", " "))
-    def column(row: Payment) -> SafeString | str:
-        amount = getattr(row, field)
-        return "-" if amount is None else cents(amount)
-
-    return column
 
 
 class _Needing(admin.SimpleListFilter):
@@ -62,20 +52,33 @@ class _State(admin.SimpleListFilter):
 @admin.register(Payment)
 class PaymentAdmin(CustomerRowsAdmin):
     search_help_text = "An id of ours or of Stripe's (pi_, cs_, ch_), or the e-mail address of a customer."
-    list_display = ["created_at", "account", "kind", "state", _dollars("amount_cents"), "livemode", "error"]
+    list_display = ["created_at", "account", "kind", "state", dollars_of_cents("amount_cents"), "livemode", "error"]
     list_filter = ["state", _Needing, "livemode", "kind"]
     list_select_related = ["account"]
     fields = [
         "id", "account", "kind", "state", "error", "failure_code", "livemode",
-        _dollars("amount_cents"), _dollars("tax_cents"), _dollars("total_cents"),
+        dollars_of_cents("amount_cents"), dollars_of_cents("tax_cents"), dollars_of_cents("total_cents"),
+        dollars_of_cents("returned_cents"), "refunds",
         "checkout_session", "payment_intent", "charge", "at_stripe", "transfer", "save_card", "requested_by",
         "created_at", "updated_at", "paid_at",
     ]  # fmt: skip
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*refunds.PAYMENT_URLS, *super().get_urls()]
+
+    def get_fields(self, request: HttpRequest, obj: Payment | None = None) -> list[Any]:
+        """Without the way to refund for those who may not."""
+        fields = list(super().get_fields(request, obj))
+        return fields if request.user.has_perm(refunds.MAY_REFUND) else [name for name in fields if name != "refunds"]
 
     def row_of(self, term: str) -> Q | None:
         if re.fullmatch(r"(pi|cs|ch|py)_\w+", term, re.ASCII):
             return Q(payment_intent=term) | Q(checkout_session=term) | Q(charge=term)
         return Q(pk=term) if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", term, re.ASCII) else None
+
+    @admin.display(description="refunds")
+    def refunds(self, payment: Payment) -> SafeString | str:
+        return refunds.link_of(payment) if payment.state == Payment.State.PAID else "-"
 
     @admin.display(description="at Stripe")
     def at_stripe(self, payment: Payment) -> SafeString | str:

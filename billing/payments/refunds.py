@@ -24,7 +24,7 @@ from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, User
 from billing import clock, ledger, money
-from billing.models import CreditLot, Payment, Refund, TransferKind
+from billing.models import CreditLot, Payment, Refund, TransferKind, Wallet
 from billing.payments import fulfilment, returns, stripe_api
 from billing.payments.stripe_api import SentRefund
 
@@ -152,6 +152,31 @@ def parts_of(account: Account, *, now: datetime) -> list[Part]:
             parts.append(Part(payment, cents))
             left -= _credit_of(payment, cents)
     return parts
+
+
+def remains(account: Account, parts: list[Part], *, now: datetime) -> list[str]:
+    """What of the account's money no refund of these parts gives back, and why: sentences for staff."""
+    wallet = Wallet.objects.get(pk=account.pk)
+    left = {
+        kind: wallet.lots.filter(kind=kind).aggregate(left=Sum("remaining", default=0))["left"]
+        for kind in CreditLot.Kind
+    }
+    given_back = sum(_credit_of(part.payment, part.cents) for part in parts)
+    other = ledger.refundable(account_id=account.pk, now=now) - given_back
+    paid = Payment.objects.filter(account=account, state=Payment.State.PAID)
+    disputed = sum(room(payment, now=now).disputed for payment in paid.filter(returned_cents__gt=0))
+    amounts = [
+        (wallet.held, "is held: for calls that run, or for refunds of which Stripe has not said anything yet."),
+        (left[CreditLot.Kind.PROMOTIONAL], "is promotional credit, of a code or from us: nobody paid for it."),
+        (money.from_cents(disputed), "was taken back by disputes, and went to the card by them."),
+        (wallet.debt, "is owed to us: more was used or taken back than was paid."),
+        (
+            other if other >= money.PICO_PER_CENT else 0,
+            "was paid in another way than by payments here: pay it back so.",
+        ),
+        (other if other < money.PICO_PER_CENT else 0, "is less than a cent, and is written off."),
+    ]
+    return [f"{money.display(amount)} {why}" for amount, why in amounts if amount > 0]
 
 
 def start_all(*, form: UUID, account: Account, reason: str, by: User) -> tuple[list[Refund], list[str]]:
