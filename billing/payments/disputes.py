@@ -42,6 +42,8 @@ def apply(dispute_id: str) -> Dispute | None:
         return None
     # First and by itself: staff must hear of a dispute whose money cannot be posted, too.
     dispute = _write_down(payment, found, asked_at)
+    if found.movements and payment.payment_intent != found.payment_intent:
+        raise returns.NotPaid(f"{found.payment_intent} was not credited to payment {payment.pk}.")
     for movement in sorted(found.movements, key=lambda movement: (movement.created, movement.amount)):
         _post(dispute, movement)
     return dispute

@@ -223,6 +223,22 @@ def test_what_cannot_be_posted_is_known_to_staff_all_the_same(stripe: FakeStripe
 
 
 @pytest.mark.django_db
+def test_a_second_charge_for_one_payment_takes_nothing_of_the_first(stripe: FakeStripe) -> None:
+    """It was credited once, so what the bank takes of the other charge was never the customer's balance."""
+    payment, _ = disputed(stripe)
+    again = stripe.attempt(session_of(payment), status="succeeded", id="pi_again")
+    stripe.objects["pi_again"] = stripe.objects[again] | {"id": "pi_again"}
+    dispute = stripe.dispute("pi_again")
+    stripe.moves(dispute, -PAID)
+
+    with pytest.raises(returns.NotPaid):
+        disputes.apply(dispute)
+
+    assert balance(payment) == (PAID, 0)
+    assert PaymentFlag.objects.filter(account=payment.account).exists()
+
+
+@pytest.mark.django_db
 def test_a_movement_in_another_currency_is_for_a_person(stripe: FakeStripe) -> None:
     payment, dispute = disputed(stripe)
     stripe.moves(dispute, -2300, currency="eur")
