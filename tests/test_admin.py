@@ -25,6 +25,8 @@ from billing.models import (
     AccountClosing,
     BooksCheck,
     CreditLot,
+    Dispute,
+    DisputeMail,
     GatewayProcess,
     Hold,
     KeyBudget,
@@ -32,6 +34,7 @@ from billing.models import (
     LateUsageRecord,
     LowBalanceMail,
     Payment,
+    PaymentFlag,
     PeriodicTask,
     PriceVersion,
     PromiseCheck,
@@ -49,6 +52,7 @@ from billing.models import (
 from gateway import backends, route_prices
 from gateway.models import Attempt, Backend, Route, RoutePrice
 from tests import factories, people
+from tests.billing import papers
 
 pytestmark = pytest.mark.django_db
 
@@ -56,7 +60,7 @@ MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
     PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail,
-    Attempt,
+    Dispute, DisputeMail, PaymentFlag, Attempt,
 ]  # fmt: skip
 OURS = [
     *MONEY,
@@ -104,7 +108,10 @@ def one_of_each() -> Account:
     AccountClosing.objects.create(account=account, requested_by=account.users.get())
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)
-    Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
+    payment = Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
+    dispute = papers.dispute(payment)
+    DisputeMail.objects.create(dispute=dispute, about="dispute")
+    PaymentFlag.objects.create(account=account, payment=payment, cause=dispute.stripe_id, reason="Dispute")
     StripeEvent.objects.create(id=uuid4().hex, type="x", created=now, livemode=False, payload="{}", source="webhook")
     model = factories.language_model()
     factories.attempt(model)

@@ -15,9 +15,7 @@ from django.utils.safestring import SafeString
 from billing.admin import refunds
 from billing.admin.base import CustomerRowsAdmin, ReadOnlyAdmin, dollars_of_cents
 from billing.models import Payment, StripeCustomer, StripeEvent
-from billing.payments import inbox
-
-DASHBOARD = "https://dashboard.stripe.com"
+from billing.payments import inbox, stripe_api
 
 
 class _Needing(admin.SimpleListFilter):
@@ -83,9 +81,8 @@ class PaymentAdmin(CustomerRowsAdmin):
     @admin.display(description="at Stripe")
     def at_stripe(self, payment: Payment) -> SafeString | str:
         """The simulator has no such page."""
-        if not payment.livemode or not payment.payment_intent:
-            return "-"
-        return format_html('<a href="{0}/payments/{1}">{1}</a>', DASHBOARD, payment.payment_intent)
+        address = stripe_api.dashboard(payment.payment_intent, livemode=payment.livemode)
+        return format_html('<a href="{}">{}</a>', address, payment.payment_intent) if address else "-"
 
 
 @admin.register(StripeCustomer)

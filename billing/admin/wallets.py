@@ -2,28 +2,71 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from billing.admin.base import CustomerRowsAdmin, ReadOnlyAdmin, dollars
 from billing.models import (
     BooksCheck,
     CreditLot,
+    PaymentFlag,
     PeriodicTask,
     PromiseCheck,
     Transfer,
     Wallet,
 )
 
+_FLAGS = PaymentFlag.objects.filter(account=OuterRef("account"), cleared_at=None)
+
+
+class _Flagged(admin.SimpleListFilter):
+    title = "flagged"
+    parameter_name = "flagged"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "Yes: a payment was disputed, or fraud is feared")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(is_flagged=True) if self.value() else queryset
+
 
 @admin.register(Wallet)
 class WalletAdmin(CustomerRowsAdmin):
-    list_display = ["account", dollars("available"), dollars("posted"), dollars("held"), dollars("debt"), "seq"]
+    list_display = [
+        "account",
+        "flagged",
+        dollars("available"),
+        dollars("posted"),
+        dollars("held"),
+        dollars("debt"),
+        "seq",
+    ]
+    list_filter = [_Flagged]
     list_select_related = ["account"]
     fields = [
-        "account", dollars("available"), dollars("posted"), dollars("held"), dollars("debt"),
+        "account", "flagged", dollars("available"), dollars("posted"), dollars("held"), dollars("debt"),
         "seq", "holds_opened", "holds_recorded", "holds_released",
     ]  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Wallet]:
+        wallets: QuerySet[Wallet] = super().get_queryset(request)
+        return wallets.annotate(is_flagged=Exists(_FLAGS))
+
+    @admin.display(description="flagged")
+    def flagged(self, wallet: Any) -> SafeString | str:
+        """A way to the flags of the account, where one stands."""
+        if not wallet.is_flagged:
+            return "-"
+        address = reverse("admin:billing_paymentflag_changelist")
+        return format_html(
+            '<a class="flagged" href="{}?standing=yes&account__id__exact={}">Flagged</a>', address, wallet.pk
+        )
 
 
 @admin.register(Transfer)

@@ -7,6 +7,8 @@ A **Dispute** is a bank that takes the money of a payment back, or, as an inquir
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -70,6 +72,12 @@ class Dispute(models.Model):
     @property
     def is_unanswered(self) -> bool:
         return self.status in self.UNANSWERED
+
+    def days_left(self, now: datetime) -> int | None:
+        """Whole days until our evidence is due, 0 on the last; None where no answer is awaited."""
+        if not self.is_unanswered or self.due_by is None:
+            return None
+        return max(0, (self.due_by - now) // timedelta(days=1))
 
 
 class DisputeMovement(models.Model):

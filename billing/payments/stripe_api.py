@@ -145,6 +145,13 @@ def is_on() -> bool:
     return bool(settings.STRIPE_SECRET_KEY)
 
 
+def dashboard(payment_intent: str | None, *, livemode: bool) -> str:
+    """The page at Stripe on which staff see a payment and its disputes; empty where the simulator has none."""
+    if payment_intent is None or (settings.STRIPE_API_BASE and not livemode):
+        return ""
+    return f"https://dashboard.stripe.com/{'' if livemode else 'test/'}payments/{payment_intent}"
+
+
 def create_customer(params: CustomerCreateParams, *, key: str) -> str:
     """The id of the customer. Raises Refused, Unavailable, NotConfigured, as all that ask Stripe."""
     with _asking() as client:

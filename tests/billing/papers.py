@@ -1,15 +1,15 @@
-"""What tests of receipts and statements share: payments that are paid, and the text of a PDF."""
+"""What tests of receipts and statements share: payments that are paid or disputed, and the text of a PDF."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pypdfium2
 
 from accounts.models import Account
 from billing import money
-from billing.models import LedgerAccount, Payment, TransferKind
+from billing.models import Dispute, LedgerAccount, Payment, TransferKind
 from tests import factories
 
 
@@ -33,6 +33,14 @@ def payment(account: Account, cents: int = 1000, **fields: Any) -> Payment:
     return Payment.objects.create(
         **{"account": account, "kind": "topup", "livemode": False, "amount_cents": cents, **fields}
     )
+
+
+def dispute(of: Payment, cents: int = 1000, **fields: Any) -> Dispute:
+    """An open one, of which the bank awaits an answer within a week."""
+    now = datetime.now(UTC)
+    known = {"stripe_id": factories.unique("du"), "status": "needs_response", "reason": "fraudulent"}
+    times = {"opened_at": now, "asked_at": now, "due_by": now + timedelta(days=7)}
+    return Dispute.objects.create(**{"payment": of, "amount_cents": cents, **known, **times, **fields})
 
 
 def text_of(document: bytes) -> str:
