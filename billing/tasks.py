@@ -10,7 +10,7 @@ from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
 from billing import balance_mails, balance_watch, books, clock, closing, holds, partitions, settlement
-from billing.payments import fulfilment, inbox, refunds
+from billing.payments import dispute_mails, fulfilment, inbox, refunds
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,12 @@ def sweep_payments(**_ignored: Any) -> None:
 @shared_task
 def sweep_refunds(**_ignored: Any) -> None:
     refunds.sweep(now=clock.now())
+
+
+# A mail server may take 10 s for each; less than the broker's visibility timeout.
+@shared_task(soft_time_limit=200, time_limit=240)
+def mail_disputes(**_ignored: Any) -> None:
+    dispute_mails.send_due()
 
 
 # It may read for minutes after a busy day; less than the broker's visibility timeout, or it would run twice.

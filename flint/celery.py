@@ -62,6 +62,7 @@ app.conf.beat_schedule = {
         ("billing", "sweep_stripe_events", 10),
         ("billing", "sweep_payments", 60),
         ("billing", "sweep_refunds", 60),
+        ("billing", "mail_disputes", 30),
         ("billing", "watch_balances", 30),
         ("billing", "watch_all_balances", 3600),
         ("billing", "mail_low_balances", 30),
