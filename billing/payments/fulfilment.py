@@ -14,6 +14,8 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
+from accounts import audit
+from accounts.audit import Action
 from billing import clock, ledger, money, receipts
 from billing.models import CreditLot, LedgerAccount, Payment, StripeCustomer, TransferKind
 from billing.payments import customers, stripe_api
@@ -182,6 +184,9 @@ def _credit(payment: Payment, intent: Intent, *, tax: int) -> None:
             cause=f"stripe:tax:{intent.id}",
             now=now,
         )
+    action = Action.FUNDS_ADDED if payment.kind == Payment.Kind.TOPUP else Action.FUNDS_ADDED_BY_ITSELF
+    credited = money.display(money.from_cents(payment.amount_cents))
+    audit.record(action, account=payment.account, by=payment.requested_by, object=credited)
     payment.state, payment.paid_at = State.PAID, now
     payment.tax_cents, payment.total_cents = tax, payment.amount_cents + tax
     payment.charge, payment.receipt_url, payment.failure_code = intent.charge, intent.receipt_url, ""
@@ -189,6 +194,8 @@ def _credit(payment: Payment, intent: Intent, *, tax: int) -> None:
         customers.keep_card(
             payment.account, intent.card, consented_at=payment.created_at, consented_by=payment.requested_by
         )
+        card = f"{intent.card.brand} ending in {intent.card.last4}"
+        audit.record(Action.CARD_SAVED, account=payment.account, by=payment.requested_by, object=card)
 
 
 def _unpaid_state(payment: Payment, intent: Intent | None, session: Checkout | None) -> Payment.State:

@@ -303,3 +303,13 @@ def test_an_amount_out_of_bounds_is_no_payment(stripe: FakeStripe, cents: int) -
             form=uuid4(), account=account, amount_cents=cents, save_card=False, by=factories.user(), now=clock.now()
         )
     assert not Payment.objects.filter(account=account).exists()
+
+
+@pytest.mark.django_db
+def test_the_activity_tells_of_funds_and_of_the_card(stripe: FakeStripe) -> None:
+    payment = begun(stripe, save_card=True)
+    fulfilment.fulfil(stripe.pay(session_of(payment)))
+    fulfilment.refresh(payment)
+    page = people.owner_of(payment.account).get("/activity/").content.decode()
+    assert page.count("added funds: $25.00") == 1
+    assert page.count("agreed that a card is saved: visa ending in 4242") == 1
