@@ -42,6 +42,7 @@ class Action(models.TextChoices):
     FUNDS_ADDED = "billing.funds_added", "added funds: {object}"
     FUNDS_ADDED_BY_ITSELF = "billing.recharged", "added funds from the saved card: {object}"
     CARD_SAVED = "billing.card_saved", "agreed that a card is saved: {object}"
+    STATEMENT_MAILS_SET = "billing.statement_mails_set", "set whether a monthly statement is mailed: {object}"
     CODE_REDEEMED = "billing.code_redeemed", "redeemed the code {object} for {amount} of credit"
     LOW_BALANCE_SET = "billing.low_balance_set", "set at which balance a mail is sent: {object}"
     FLAG_CLEARED = "billing.flag_cleared", "cleared the flag on payments: {object}"

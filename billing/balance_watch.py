@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 from django.db import connection, transaction
 
-from accounts import access, audit
-from accounts.access import Permission
+from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, User
-from billing import money
+from billing import details, money
 from billing.models import BalanceThreshold, BalanceWatch, Wallet
 
 # What an account has that never chose: on, because a program that is refused with 402 is a worse surprise than a mail.
@@ -25,8 +24,6 @@ MOST_THRESHOLDS = 5
 MAX_THRESHOLD = 1_000_000 * money.PICO_PER_USD
 # Ids are given before commits, so one that is missing may still come: transfers younger than this are read again.
 OPEN_SECONDS = 120
-
-ROLES = [role for role, permissions in access.ROLES.items() if Permission.MANAGE_MONEY in permissions]
 
 
 class InvalidThresholds(ValueError):
@@ -91,7 +88,7 @@ def _look(account_ids: list[int], *, every: bool = False) -> int:
         "accounts": account_ids,
         "all": every,
         "first": FIRST_THRESHOLD,
-        "roles": ROLES,
+        "roles": details.MONEY_ROLES,
     }
     with connection.cursor() as cursor:
         cursor.execute(_BEGIN_TO_WATCH, chosen)

@@ -9,12 +9,13 @@ from django.conf import settings
 from django.db import transaction
 from django_countries import countries
 
-from accounts import audit
+from accounts import access, audit
 from accounts.access import Permission, insist
 from accounts.audit import Action
 from accounts.models import Account, Membership
 from billing.models import BillingDetails
 
+MONEY_ROLES = [role for role, permissions in access.ROLES.items() if Permission.MANAGE_MONEY in permissions]
 # Of the form, of what is stored, and the words for both.
 FIELDS = {
     "company": "company",
@@ -60,6 +61,15 @@ def lines(details: BillingDetails) -> list[str]:
     where = ", ".join(filter(None, [city, details.region]))
     shown = [details.company, details.name, details.address, details.address_more, where, country(details.country)]
     return [line for line in shown if line]
+
+
+def contacts(account: Account) -> list[str]:
+    """Where documents are mailed to: the address of the billing details, else everybody who may add funds."""
+    known = of(account)
+    if known is not None and known.email:
+        return [known.email]
+    members = Membership.objects.filter(account=account, user__is_active=True, role__in=MONEY_ROLES)
+    return list(members.order_by("user__email").values_list("user__email", flat=True))
 
 
 def seller() -> dict[str, Any]:

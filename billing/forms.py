@@ -148,6 +148,11 @@ class AlertsForm(forms.Form):
         required=False,
         help_text="Such as 5, 50. Leave it empty to get no mails.",
     )
+    statements = forms.BooleanField(
+        label="A statement at the start of each month",
+        required=False,
+        help_text="When something moved in the month before.",
+    )
 
     def clean_amounts(self) -> list[int]:
         texts = self.cleaned_data["amounts"].replace(";", ",").replace("$", "").split(",")

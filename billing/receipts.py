@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from accounts.models import Account
 from billing import details, money
-from billing.models import Payment, Receipt
+from billing.models import DocumentMail, Payment, Receipt
 from billing.paper import Paper, Table
 
 REAL, SIMULATED = "F", "SIMULATED"
@@ -27,7 +27,9 @@ class NotInCents(Exception):
 
 
 def issue(payment: Payment, now: datetime) -> Receipt:
-    """The receipt of a payment whose credit is posted; again it is the same one. Raises NotPaid, NotInCents.
+    """The receipt of a payment whose credit is posted, to be mailed; again it is the same one.
+
+    Raises NotPaid, NotInCents.
 
     To be called last in the transaction that posts the credit: nobody else gets a number until that has ended.
     """
@@ -41,7 +43,7 @@ def issue(payment: Payment, now: datetime) -> Receipt:
             raise NotPaid(f"Payment {found.pk} is {found.state}.")
         if found.transfer.amount != money.from_cents(found.amount_cents):
             raise NotInCents(f"Payment {found.pk} is of {found.amount_cents} cents; {found.transfer} was credited.")
-        return Receipt.objects.create(
+        receipt = Receipt.objects.create(
             payment=found,
             issued_at=now,
             seller=details.seller(),
@@ -51,6 +53,8 @@ def issue(payment: Payment, now: datetime) -> Receipt:
             total_cents=found.total_cents,
             number=_next_number(REAL if found.livemode else SIMULATED, now),
         )
+        DocumentMail.objects.create(account=found.account, receipt=receipt)
+        return receipt
 
 
 def find(account: Account, number: str) -> Receipt | None:

@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
-from billing import balance_mails, balance_watch, books, clock, closing, holds, partitions, settlement
+from billing import balance_mails, balance_watch, books, clock, closing, document_mails, holds, partitions, settlement
 from billing.payments import dispute_mails, fulfilment, inbox, refunds
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,16 @@ def watch_all_balances(**_ignored: Any) -> None:
 @shared_task(soft_time_limit=200, time_limit=240)
 def mail_low_balances(**_ignored: Any) -> None:
     balance_mails.send_due()
+
+
+@shared_task(soft_time_limit=200, time_limit=240)
+def mail_documents(**_ignored: Any) -> None:
+    document_mails.send_due()
+
+
+@shared_task
+def write_statement_mails(**_ignored: Any) -> None:
+    document_mails.write_statements(now=clock.now())
 
 
 @shared_task

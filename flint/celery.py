@@ -66,6 +66,8 @@ app.conf.beat_schedule = {
         ("billing", "watch_balances", 30),
         ("billing", "watch_all_balances", 3600),
         ("billing", "mail_low_balances", 30),
+        ("billing", "mail_documents", 15),
+        ("billing", "write_statement_mails", 3600),
         ("billing", "finish_closings", 60),
         ("billing", "check_books", 300),
         ("billing", "make_partitions", 6 * 3600),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from uuid import uuid4
 
 import pytest
@@ -27,6 +27,7 @@ from billing.models import (
     CreditLot,
     Dispute,
     DisputeMail,
+    DocumentMail,
     GatewayProcess,
     Hold,
     KeyBudget,
@@ -59,7 +60,7 @@ pytestmark = pytest.mark.django_db
 MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
-    PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail,
+    PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail, DocumentMail,
     Dispute, DisputeMail, PaymentFlag, Attempt,
 ]  # fmt: skip
 OURS = [
@@ -105,6 +106,7 @@ def one_of_each() -> Account:
     code = factories.voucher(code=factories.unique("code"))
     vouchers.redeem(account=account, code=code.code, form_id=uuid4(), now=now, by=account.users.get())
     LowBalanceMail.objects.create(account=account, recipient=account.users.get(), threshold=1)
+    DocumentMail.objects.create(account=account, month=date(2026, 10, 1))
     AccountClosing.objects.create(account=account, requested_by=account.users.get())
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)

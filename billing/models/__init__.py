@@ -8,7 +8,14 @@ from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
 from billing.models.chores import PeriodicTask, PromiseCheck
 from billing.models.closings import AccountClosing
 from billing.models.disputes import Dispute, DisputeMail, DisputeMovement, PaymentFlag
-from billing.models.documents import BillingDetails, Receipt, ReceiptNumbers
+from billing.models.documents import (
+    BillingDetails,
+    DocumentMail,
+    NoStatementMails,
+    Receipt,
+    ReceiptNumbers,
+    StatementMonth,
+)
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
 from billing.models.refunds import Refund
 from billing.models.usage import (
@@ -35,6 +42,7 @@ __all__ = [
     "Dispute",
     "DisputeMail",
     "DisputeMovement",
+    "DocumentMail",
     "GatewayProcess",
     "Hold",
     "KeyBudget",
@@ -42,6 +50,7 @@ __all__ = [
     "LateUsageRecord",
     "LedgerAccount",
     "LowBalanceMail",
+    "NoStatementMails",
     "Payment",
     "PaymentFlag",
     "PeriodicTask",
@@ -54,6 +63,7 @@ __all__ = [
     "RefundHold",
     "RefusedCalls",
     "ReleasedHolds",
+    "StatementMonth",
     "StripeCustomer",
     "StripeEvent",
     "Transfer",

@@ -1,7 +1,9 @@
 """What is put on paper.
 
 **BillingDetails** say who a customer is on the documents about their money. A **Receipt** is our own, numbered, for one
-payment, and never changes. **ReceiptNumbers** are the last number given in each series.
+payment, and never changes. **ReceiptNumbers** are the last number given in each series. A **DocumentMail** is the mail
+of one receipt, or of the statement of one month. A **StatementMonth** says that those of a month were written, and
+**NoStatementMails** that an account wants none.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from accounts.models import Account
+from billing.models.mails import OutboxMail
 from billing.models.payments import Payment
 
 
@@ -26,7 +29,9 @@ class BillingDetails(models.Model):
     region = models.CharField(max_length=100, blank=True)
     country = models.CharField(max_length=2, help_text="ISO 3166-1, two letters.")
     tax_id = models.CharField("tax id", max_length=40, blank=True)
-    email = models.EmailField("e-mail address", blank=True, help_text="Where documents are sent; empty: the owners.")
+    email = models.EmailField(
+        "e-mail address", blank=True, help_text="Where documents are sent; empty: to who may add funds."
+    )
 
     class Meta:
         verbose_name_plural = "billing details"
@@ -73,3 +78,38 @@ class Receipt(models.Model):
 
     def __str__(self) -> str:
         return self.number
+
+
+class DocumentMail(OutboxMail):
+    """To wherever documents are sent at that moment, so it has no recipients."""
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, related_name="+", db_index=False)
+    receipt = models.OneToOneField(Receipt, null=True, on_delete=models.PROTECT, related_name="mail")
+    month = models.DateField(null=True, help_text="The first day of the month of a statement.")
+
+    class Meta(OutboxMail.Meta):
+        constraints = (
+            *OutboxMail.Meta.constraints,
+            models.UniqueConstraint(fields=["account", "month"], name="document_mail_once_a_month"),
+            models.CheckConstraint(
+                condition=Q(receipt__isnull=False, month=None) | Q(receipt=None, month__isnull=False),
+                name="document_mail_of_one_document",
+            ),
+        )
+
+
+class NoStatementMails(models.Model):
+    account = models.OneToOneField(Account, primary_key=True, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        verbose_name_plural = "no statement mails"
+
+    def __str__(self) -> str:
+        return f"no statements for {self.account_id}"
+
+
+class StatementMonth(models.Model):
+    month = models.DateField(primary_key=True)
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m}"

@@ -1,4 +1,4 @@
-"""At which balances an account is mailed, and which mails there were."""
+"""Which mails about its money an account gets, and which about a low balance there were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
-from billing import balance_mails, balance_watch, funds, money
+from billing import balance_mails, balance_watch, details, document_mails, funds, money
 from billing.forms import AlertsForm
 
 
@@ -20,14 +20,22 @@ from billing.forms import AlertsForm
 def alerts(request: HttpRequest, membership: Membership) -> HttpResponse:
     account = membership.account
     shown = ", ".join(money.usd(amount) for amount in balance_watch.thresholds_of(account))
-    form = AlertsForm(request.POST or None, initial={"amounts": shown})
+    mailed = document_mails.statements_are_mailed(account)
+    form = AlertsForm(request.POST or None, initial={"amounts": shown, "statements": mailed})
     if form.is_valid():
         try:
             balance_watch.set_thresholds(account=account, amounts=form.cleaned_data["amounts"], by=membership.user)
         except balance_watch.InvalidThresholds as refusal:
             form.add_error("amounts", str(refusal))
         else:
+            wanted = form.cleaned_data["statements"]
+            document_mails.mail_statements(account=account, wanted=wanted, by=membership.user)
             messages.success(request, "Saved.")
             return redirect("billing:alerts")
-    facts = {"form": form, "wallet": funds.wallet_of(account), "mails": balance_mails.recent(account)}
+    facts = {
+        "form": form,
+        "wallet": funds.wallet_of(account),
+        "mails": balance_mails.recent(account),
+        "contacts": details.contacts(account),
+    }
     return render(request, "billing/alerts.html", facts, status=400 if form.errors else 200)

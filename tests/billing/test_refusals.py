@@ -22,6 +22,7 @@ from billing.models import (
     Dispute,
     DisputeMail,
     DisputeMovement,
+    DocumentMail,
     Hold,
     KeyBudget,
     LanguageModel,
@@ -124,6 +125,10 @@ def threshold(**fields: Any) -> BalanceThreshold:
     fields = {"amount": 1, **fields}
     fields.setdefault("watch", BalanceWatch.objects.create(account=factories.account()))
     return BalanceThreshold.objects.create(**fields)
+
+
+def document_mail(**fields: Any) -> DocumentMail:
+    return DocumentMail.objects.create(**{"account": factories.account(), "month": NOW.date(), **fields})
 
 
 def low_balance_mail(**fields: Any) -> LowBalanceMail:
@@ -306,6 +311,11 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("threshold_unique", lambda: repeated(threshold, watch=BalanceWatch.objects.create(account=factories.account()))),
     ("lowbalancemail_sent_at", lambda: low_balance_mail(state="sent")),
     ("lowbalancemail_sent_at", lambda: low_balance_mail(sent_at=NOW)),
+    ("documentmail_sent_at", lambda: document_mail(state="sent")),
+    ("documentmail_sent_at", lambda: document_mail(sent_at=NOW)),
+    ("document_mail_of_one_document", lambda: document_mail(month=None)),
+    ("document_mail_of_one_document", lambda: document_mail(receipt=receipt())),
+    ("document_mail_once_a_month", lambda: repeated(document_mail, account=factories.account())),
     ("watched_transfers_one_row", lambda: WatchedTransfers.objects.create(id=2)),
     ("stripe_event_done_is_not_tried_again", lambda: event(processed_at=NOW, next_attempt_at=NOW)),
     ("dispute_amount_positive", lambda: dispute(amount_cents=0)),
