@@ -52,6 +52,10 @@ ROLES: Mapping[str, frozenset[Permission]] = {
 }
 
 
+def roles_with(permission: Permission) -> list[str]:
+    return [role for role, permissions in ROLES.items() if permission in permissions]
+
+
 def may(membership: Membership | None, permission: Permission) -> bool:
     return membership is not None and permission in ROLES[membership.role]
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from django.db import connection, transaction
 
-from accounts import audit
+from accounts import access, audit
+from accounts.access import Permission
 from accounts.audit import Action
 from accounts.models import Account, User
-from billing import details, money
+from billing import money
 from billing.models import BalanceThreshold, BalanceWatch, Wallet
 
 # What an account has that never chose: on, because a program that is refused with 402 is a worse surprise than a mail.
@@ -88,7 +89,7 @@ def _look(account_ids: list[int], *, every: bool = False) -> int:
         "accounts": account_ids,
         "all": every,
         "first": FIRST_THRESHOLD,
-        "roles": details.MONEY_ROLES,
+        "roles": access.roles_with(Permission.MANAGE_MONEY),
     }
     with connection.cursor() as cursor:
         cursor.execute(_BEGIN_TO_WATCH, chosen)

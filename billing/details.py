@@ -15,7 +15,6 @@ from accounts.audit import Action
 from accounts.models import Account, Membership
 from billing.models import BillingDetails
 
-MONEY_ROLES = [role for role, permissions in access.ROLES.items() if Permission.MANAGE_MONEY in permissions]
 # Of the form, of what is stored, and the words for both.
 FIELDS = {
     "company": "company",
@@ -68,7 +67,8 @@ def contacts(account: Account) -> list[str]:
     known = of(account)
     if known is not None and known.email:
         return [known.email]
-    members = Membership.objects.filter(account=account, user__is_active=True, role__in=MONEY_ROLES)
+    roles = access.roles_with(Permission.MANAGE_MONEY)
+    members = Membership.objects.filter(account=account, user__is_active=True, role__in=roles)
     return list(members.order_by("user__email").values_list("user__email", flat=True))
 
 

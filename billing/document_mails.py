@@ -83,7 +83,7 @@ def _statement(mail: DocumentMail, to: list[str], now: datetime) -> EmailMessage
     assert mail.month is not None  # noqa: S101  The database promises it of a mail without a receipt.
     month = f"{mail.month:%Y-%m}"
     of = statements.of_month(mail.account, mail.month)
-    context = {
+    context: dict[str, object] = {
         "month": f"{mail.month:%B %Y}",
         "opening": money.display(of.opening),
         "added": money.display(of.added),

@@ -50,7 +50,7 @@ def walk(work: Callable[..., None], arguments: tuple[Any, ...], last: int | None
         steps.take(f"after {method.upper()} {url}")
         return response
 
-    requests.Session.request = request  # type: ignore[method-assign]
+    requests.Session.request = request  # type: ignore[method-assign, assignment]
     with connection.execute_wrapper(steps.statement):
         work(*arguments)
     answers.put(steps.taken)
