@@ -124,7 +124,7 @@ def nothing_can_be_recorded() -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         yield database
 
 
-def wait_until_blocked_by(database: psycopg.Connection[tuple[Any, ...]], *, seconds: float = 5) -> None:
+def wait_until_blocked_by(database: psycopg.Connection[tuple[Any, ...]], *, seconds: float = 30) -> None:
     """Return as soon as somebody waits for a lock that this connection holds."""
     blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
     deadline = time.monotonic() + seconds
