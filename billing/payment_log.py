@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from accounts.models import Account
-from billing.models import Payment, Receipt
+from billing import money
+from billing.models import Payment, Receipt, Refund
 
 PAGE_SIZE = 25
 State = Payment.State
@@ -45,6 +46,7 @@ class Line:
     word: str
     tone: str
     why: str
+    refunds: list[str]
 
     @property
     def paid_cents(self) -> int | None:
@@ -61,12 +63,35 @@ class Page:
 
 
 def page(account: Account, *, before: UUID | None = None) -> Page:
-    found = Payment.objects.filter(account=account).select_related("receipt").order_by("-id")
+    found = (
+        Payment.objects.filter(account=account).select_related("receipt").prefetch_related("refunds").order_by("-id")
+    )
     if before is not None:
         found = found.filter(pk__lt=before)
     payments = list(found[: PAGE_SIZE + 1])
     shown = payments[:PAGE_SIZE]
     return Page([_line(payment) for payment in shown], shown[-1].pk if len(payments) > PAGE_SIZE else None)
+
+
+def refunds_of(payment: Payment) -> list[str]:
+    """What was given back of it, and what became of that: a sentence each, the oldest first."""
+    shown = [refund for refund in payment.refunds.all() if refund.state != Refund.State.REFUSED]
+    return [_told(refund) for refund in sorted(shown, key=lambda refund: refund.created_at)]
+
+
+def _told(refund: Refund) -> str:
+    amount = money.display(money.from_cents(refund.amount_cents))
+    match refund.state:
+        case Refund.State.HELD:
+            return f"{amount} is being refunded."
+        case Refund.State.SENT:
+            return f"{amount} is on its way back to the card since {refund.posted_at:%Y-%m-%d}."
+        case Refund.State.FAILED:
+            return (
+                f"A refund of {amount} on {refund.posted_at:%Y-%m-%d} did not reach the card: "
+                "the money is in the balance again."
+            )
+    return f"{amount} was refunded on {refund.posted_at:%Y-%m-%d}."
 
 
 def _line(payment: Payment) -> Line:
@@ -75,6 +100,9 @@ def _line(payment: Payment) -> Line:
     why = NOTES.get(state, "")
     if state == State.FAILED:
         why = WHY.get(payment.failure_code, OTHERWISE)
+    gone = sum(refund.amount_cents for refund in payment.refunds.all() if refund.state in Refund.GONE)
+    if gone:
+        word, tone = ("Refunded" if gone >= (payment.total_cents or 0) else "Partly refunded"), "none"
     if payment.error and state != State.PAID:
         why = UNCLEAR
-    return Line(payment, getattr(payment, "receipt", None), word, tone, why)
+    return Line(payment, getattr(payment, "receipt", None), word, tone, why, refunds_of(payment))

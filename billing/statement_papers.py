@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-from django.db.models import Sum
+from django.db.models import Q, Sum
 
 from accounts.models import Account
 from billing import details, money, periods, statements
-from billing.models import Payment
+from billing.models import Payment, Refund
 from billing.paper import Paper, Table
+from billing.periods import Period
 from billing.statements import Line, Statement
 
 
@@ -64,9 +65,26 @@ def _notes(account: Account, of: Statement, *, over: bool) -> list[str]:
         kind = "" if livemode else "Simulated, no real money: "
         amounts = [money.exactly(money.from_cents(cents)) for cents in (total, tax)]
         notes.append(f"{kind}{amounts[0]} was paid for the top-ups of this month, {amounts[1]} of it tax.")
+    notes += _refunded(account, period)
     notes.append(
         "Days are those of UTC. A call belongs to the day on which it began. Amounts are exact, in US dollars."
     )
     if not over:
         notes.append("The month is not over: this statement is not final.")
+    return notes
+
+
+def _refunded(account: Account, period: Period) -> list[str]:
+    notes = []
+    gone = Refund.objects.filter(payment__account=account, posted_at__gte=period.since, posted_at__lt=period.until)
+    refunded = gone.order_by("payment__livemode").values_list("payment__livemode").annotate(
+        tax=Sum("tax_cents"),
+        total=Sum("amount_cents"),
+        back=Sum("amount_cents", filter=Q(state=Refund.State.FAILED), default=0),
+    )  # fmt: skip
+    for livemode, tax, total, back in refunded:
+        kind = "" if livemode else "Simulated, no real money: "
+        amounts = [money.exactly(money.from_cents(cents)) for cents in (total, tax, back)]
+        arrived = f" {amounts[2]} of it did not reach the card and came back." if back else ""
+        notes.append(f"{kind}{amounts[0]} was refunded in this month, {amounts[1]} of it tax.{arrived}")
     return notes

@@ -60,6 +60,8 @@ class Line:
     def title(self) -> str:
         if self.kind == TransferKind.ADJUSTMENT and self.amount > 0:
             return "Credit from us"
+        if self.kind == TransferKind.REFUND and self.amount > 0:
+            return "Refund that came back"
         return TITLES[TransferKind(self.kind)]
 
     @property

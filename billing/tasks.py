@@ -9,7 +9,18 @@ from typing import Any
 from celery import shared_task
 from structlog.contextvars import bind_contextvars
 
-from billing import balance_mails, balance_watch, books, clock, closing, document_mails, holds, partitions, settlement
+from billing import (
+    balance_mails,
+    balance_watch,
+    books,
+    clock,
+    closing,
+    document_mails,
+    holds,
+    partitions,
+    refund_mails,
+    settlement,
+)
 from billing.payments import dispute_mails, fulfilment, inbox, refunds
 
 logger = logging.getLogger(__name__)
@@ -61,6 +72,11 @@ def mail_documents(**_ignored: Any) -> None:
 @shared_task
 def write_statement_mails(**_ignored: Any) -> None:
     document_mails.write_statements(now=clock.now())
+
+
+@shared_task(soft_time_limit=200, time_limit=240)
+def mail_refunds(**_ignored: Any) -> None:
+    refund_mails.send_due()
 
 
 @shared_task

@@ -1,5 +1,5 @@
-"""Refunds: every one that there was, and the pages on which staff give a payment back, or all that is left of one
-account. Looking needs the permission to view refunds, giving money back that to add them."""
+"""Refunds: every one that there was, the mails about them, and the pages on which staff give a payment back, or all
+that is left of one account. Looking needs the permission to view refunds, giving money back that to add them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.models import User
 from billing import clock, money
 from billing.admin.base import CustomerRowsAdmin, dollars_of_cents
-from billing.models import AccountClosing, Payment, Refund
+from billing.models import AccountClosing, Payment, Refund, RefundMail
 from billing.payments import fulfilment, refunds, stripe_api
 
 MAY_REFUND = "billing.add_refund"
@@ -185,3 +185,21 @@ class RefundAdmin(CustomerRowsAdmin):
             ) as trouble:  # fmt: skip
                 words: Any = f"Stripe did not tell about {refund}: {type(trouble).__name__} {trouble}"
                 messages.error(request, words)
+
+
+@admin.register(RefundMail)
+class RefundMailAdmin(CustomerRowsAdmin):
+    owner = "refund__payment__account"
+    list_display = [
+        "created_at", "account", "about", "state", "attempts", "error", "next_attempt_at", "sent_at",
+    ]  # fmt: skip
+    list_filter = ["state", "about"]
+    list_select_related = ["refund__payment__account"]
+    fields = [
+        "refund", "account", "about", "state", "attempts", "error", "next_attempt_at", "created_at",
+        "sent_at",
+    ]  # fmt: skip
+
+    @admin.display(description="account")
+    def account(self, mail: RefundMail) -> str:
+        return str(mail.refund.payment.account)

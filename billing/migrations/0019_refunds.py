@@ -40,4 +40,23 @@ class Migration(migrations.Migration):
                 'constraints': [models.CheckConstraint(condition=models.Q(('amount_cents__gt', 0)), name='refund_amount_positive'), models.CheckConstraint(condition=models.Q(models.Q(('hold__isnull', False), ('state', 'held')), models.Q(models.Q(('state', 'held'), _negated=True), ('hold', None)), _connector='OR'), name='refund_held_has_a_hold'), models.CheckConstraint(condition=models.Q(models.Q(('posted_at__isnull', False), ('state__in', ['sent', 'succeeded', 'failed']), ('stripe_id__isnull', False), ('tax_cents__isnull', False)), models.Q(('posted_at', None), ('state__in', ['held', 'refused']), ('stripe_id', None), ('tax_cents', None), ('transfer', None)), _connector='OR'), name='refund_posted_is_at_stripe'), models.CheckConstraint(condition=models.Q(('tax_cents', None), models.Q(('tax_cents__gte', 0), ('tax_cents__lte', models.F('amount_cents'))), _connector='OR'), name='refund_tax_within_amount'), models.CheckConstraint(condition=models.Q(models.Q(('requested_by__isnull', False), ('source', 'admin'), models.Q(('reason', ''), _negated=True)), models.Q(('reason', ''), ('requested_by', None), ('source', 'stripe'), models.Q(('state__in', ['held', 'refused']), _negated=True)), _connector='OR'), name='refund_of_ours_says_who_and_why'), models.UniqueConstraint(condition=models.Q(('state', 'held')), fields=('payment',), name='refund_one_held')],
             },
         ),
+        migrations.CreateModel(
+            name='RefundMail',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('state', models.CharField(choices=[('waiting', 'Waiting'), ('sent', 'Sent'), ('dropped', 'not needed any more'), ('failed', 'given up')], db_default='waiting', default='waiting', max_length=10)),
+                ('attempts', models.PositiveIntegerField(db_default=0, default=0)),
+                ('next_attempt_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('error', models.CharField(blank=True, db_default='', help_text='The kind of the last fault.', max_length=100)),
+                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('sent_at', models.DateTimeField(null=True)),
+                ('about', models.CharField(choices=[('sent', 'on its way'), ('failed', 'it came back')], max_length=10)),
+                ('refund', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='mails', to='billing.refund')),
+            ],
+            options={
+                'abstract': False,
+                'indexes': [models.Index(condition=models.Q(('state', 'waiting')), fields=['next_attempt_at'], name='refundmail_waiting')],
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('sent_at__isnull', False), ('state', 'sent')), models.Q(models.Q(('state', 'sent'), _negated=True), ('sent_at', None)), _connector='OR'), name='refundmail_sent_at'), models.UniqueConstraint(fields=('refund', 'about'), name='refund_mail_once')],
+            },
+        ),
     ]

@@ -17,7 +17,7 @@ from billing.models.documents import (
     StatementMonth,
 )
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
-from billing.models.refunds import Refund
+from billing.models.refunds import Refund, RefundMail
 from billing.models.usage import (
     GatewayProcess,
     Hold,
@@ -61,6 +61,7 @@ __all__ = [
     "ReceiptNumbers",
     "Refund",
     "RefundHold",
+    "RefundMail",
     "RefusedCalls",
     "ReleasedHolds",
     "StatementMonth",

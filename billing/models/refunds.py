@@ -1,7 +1,8 @@
 """Money of a payment that goes back to its card.
 
 A **Refund** is one attempt to give some of a payment back: begun by our staff, or found at Stripe because somebody gave
-it back there. Amounts are US cents, tax included, as Stripe counts them; the ledger holds pico-USD.
+it back there. A **RefundMail** tells the customer of it. Amounts are US cents, tax included, as Stripe counts them; the
+ledger holds pico-USD.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from billing.models.mails import OutboxMail
 from billing.models.payments import Payment
 from billing.models.wallets import RefundHold, Transfer
 
@@ -87,3 +89,20 @@ class Refund(models.Model):
 
     def __str__(self) -> str:
         return f"refund {self.pk}"
+
+
+class RefundMail(OutboxMail):
+    """Once that it is on its way, and once where it came back."""
+
+    class About(models.TextChoices):
+        SENT = "sent", "on its way"
+        FAILED = "failed", "it came back"
+
+    refund = models.ForeignKey(Refund, on_delete=models.PROTECT, related_name="mails", db_index=False)
+    about = models.CharField(max_length=10, choices=About.choices)
+
+    class Meta(OutboxMail.Meta):
+        constraints = (
+            *OutboxMail.Meta.constraints,
+            models.UniqueConstraint(fields=["refund", "about"], name="refund_mail_once"),
+        )

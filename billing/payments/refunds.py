@@ -23,8 +23,8 @@ from django.db.models import Sum
 from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, User
-from billing import clock, ledger, money
-from billing.models import CreditLot, Payment, Refund, TransferKind, Wallet
+from billing import clock, ledger, money, refund_mails
+from billing.models import CreditLot, Payment, Refund, RefundMail, TransferKind, Wallet
 from billing.payments import fulfilment, returns, stripe_api
 from billing.payments.stripe_api import SentRefund
 
@@ -288,7 +288,8 @@ def _write(payment_id: UUID, sent: SentRefund) -> Refund:
     with transaction.atomic():
         payment = Payment.objects.select_for_update(no_key=True).get(pk=payment_id)
         refund = _row(payment, sent)
-        if refund.posted_at is None:
+        is_new, failed_before = refund.posted_at is None, refund.state == State.FAILED
+        if is_new:
             _post(payment, refund, sent)
         if sent.status in CAME_BACK:
             _take_back(payment, refund, sent)
@@ -296,6 +297,10 @@ def _write(payment_id: UUID, sent: SentRefund) -> Refund:
             refund.state = State.SUCCEEDED if sent.status == "succeeded" else State.SENT
         refund.error = ""
         refund.save()
+        if refund.state == State.FAILED and not failed_before:
+            refund_mails.queue(refund, RefundMail.About.FAILED)
+        elif is_new:
+            refund_mails.queue(refund, RefundMail.About.SENT)
     return refund
 
 

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
-from billing import funds
+from billing import funds, payment_log
 from billing.forms import FundsForm
 from billing.models import Payment
 from billing.payments import fulfilment, stripe_api, topups
@@ -72,6 +72,7 @@ def payment(request: HttpRequest, membership: Membership, payment_id: UUID) -> H
         "payment": found,
         "asked": asked,
         "left": "left" in request.GET,
+        "refunds": payment_log.refunds_of(found),
         "wallet": funds.wallet_of(membership.account),
     }
     partial = "HX-Request" in request.headers

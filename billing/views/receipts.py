@@ -10,7 +10,7 @@ from django.views.decorators.http import require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
-from billing import pdf, receipts
+from billing import payment_log, pdf, receipts
 from billing.models import Receipt
 
 
@@ -22,6 +22,7 @@ def receipt(request: HttpRequest, membership: Membership, number: str) -> HttpRe
     facts = {
         "paper": receipts.paper(found),
         "back": "billing:payments",
+        "since": payment_log.refunds_of(found.payment),
         "receipt_url": found.payment.receipt_url,
         "pdf_url": reverse("billing:receipt_pdf", args=[number]),
     }

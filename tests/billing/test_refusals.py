@@ -34,6 +34,7 @@ from billing.models import (
     Receipt,
     Refund,
     RefundHold,
+    RefundMail,
     RefusedCalls,
     ReleasedHolds,
     StripeCustomer,
@@ -293,6 +294,8 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("refund_of_ours_says_who_and_why", lambda: held_refund(reason="")),
     ("refund_of_ours_says_who_and_why", lambda: held_refund(source="stripe", requested_by=None, reason="")),
     ("refund_one_held", two_held_refunds),
+    ("refundmail_sent_at", lambda: RefundMail.objects.create(refund=refund(), about="sent", state="sent")),
+    ("refund_mail_once", lambda: repeated(RefundMail.objects.create, refund=refund(), about="sent")),
     (
         "stripe_customer_card_with_consent",
         lambda: StripeCustomer.objects.create(account=factories.account(), livemode=False, payment_method="pm_1"),
