@@ -204,7 +204,8 @@ def dispute(dispute_id: str) -> FoundDispute:
 def fraud_warning(warning_id: str) -> FraudWarning:
     with _asking() as client:
         found = client.v1.radar.early_fraud_warnings.retrieve(warning_id)
-        return FraudWarning(found.id, found.fraud_type, _id(found.payment_intent))
+        # Stripe leaves it out of a charge that no PaymentIntent made.
+        return FraudWarning(found.id, found.fraud_type, _id(getattr(found, "payment_intent", None)))
 
 
 def verify(body: str, signature: str | None, *, now: int) -> None:
@@ -290,7 +291,7 @@ def _refund(found: stripe.Refund) -> SentRefund:
         amount=found.amount,
         payment_intent=_id(found.payment_intent),
         refund=metadata[REFUND] if metadata and REFUND in metadata else "",
-        failure_reason=found.failure_reason or "",
+        failure_reason=getattr(found, "failure_reason", None) or "",  # Stripe leaves it out unless it failed.
     )
 
 

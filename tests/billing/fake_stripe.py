@@ -68,7 +68,8 @@ class FakeStripe:
 
     def warn(self, intent_id: str | None) -> str:
         """The bank takes the payment for fraud; returns the id of its early warning."""
-        warning = {"object": "radar.early_fraud_warning", "livemode": False, "payment_intent": intent_id}
+        warning: Object = {"object": "radar.early_fraud_warning", "livemode": False}
+        warning |= {"payment_intent": intent_id} if intent_id else {}
         return str(self._add("issfr", {**warning, "fraud_type": "made_with_stolen_card", "actionable": True})["id"])
 
     def pay(self, session_id: str, *, status: str = "succeeded", tax: int = 0, **intent: Any) -> str:
@@ -102,7 +103,7 @@ class FakeStripe:
         """Somebody refunds it on Stripe's own page; returns the id of the refund."""
         charge = self.objects[intent_id]["latest_charge"]["id"]
         refund = {
-            "object": "refund", "amount": amount, "charge": charge, "currency": "usd", "failure_reason": None,
+            "object": "refund", "amount": amount, "charge": charge, "currency": "usd",
             "metadata": {}, "payment_intent": intent_id, "status": "succeeded", **fields,
         }  # fmt: skip
         return str(self._add("re", refund)["id"])
