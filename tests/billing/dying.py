@@ -1,7 +1,8 @@
-"""A process that is killed at a chosen step of what it does, where a step is whatever anybody outside could notice.
+"""A process that is killed at a chosen step of what it does, where a step is what leaves a trace outside of it.
 
-That is every statement that writes and every request sent to Stripe, before it and after it: between two of them only
-a commit changes what outlives the process, so whoever dies at each step has died everywhere.
+That is every statement that writes and every request that asks Stripe to do something. It dies just before the next
+step, so with all that came before it; what is not committed by then is as if it had not begun. Whoever dies once before
+each step, and once after the last, has died in every state that there is.
 """
 
 from __future__ import annotations
@@ -31,12 +32,9 @@ class Steps:
 
     def statement(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         text = " ".join(str(sql).split())
-        if text.startswith(IDLE):
-            return execute(sql, params, many, context)
-        self.take(f"before {text[:60]}")
-        result = execute(sql, params, many, context)
-        self.take(f"after {text[:60]}")
-        return result
+        if not text.startswith(IDLE):
+            self.take(text[:60])
+        return execute(sql, params, many, context)
 
 
 def walk(work: Callable[..., None], arguments: tuple[Any, ...], last: int | None, answers: Any) -> None:
@@ -45,12 +43,12 @@ def walk(work: Callable[..., None], arguments: tuple[Any, ...], last: int | None
     send = requests.Session.request
 
     def request(session: requests.Session, method: str, url: str, *rest: Any, **options: Any) -> requests.Response:
-        steps.take(f"before {method.upper()} {url}")
-        response = send(session, method, url, *rest, **options)
-        steps.take(f"after {method.upper()} {url}")
-        return response
+        if method.upper() != "GET":
+            steps.take(f"{method.upper()} {url}")
+        return send(session, method, url, *rest, **options)
 
     requests.Session.request = request  # type: ignore[method-assign, assignment]
     with connection.execute_wrapper(steps.statement):
         work(*arguments)
+    steps.take("the end")
     answers.put(steps.taken)
