@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -71,30 +72,75 @@ def test_the_secret_before_the_last_is_taken_while_it_is_configured(stripe: Fake
 
 
 BODY = event("payment_intent.succeeded", {"id": "pi_1"})
-NOW = int(time.time())
-BAD = {
-    "forged": (BODY, lambda: signature(BODY, secret="whsec_of_a_stranger_0123456789")),
-    "tampered": (BODY.replace("pi_1", "pi_2"), lambda: signature(BODY)),
-    "stale": (BODY, lambda: signature(BODY, at=int(time.time()) - 301)),
-    "of the future": (BODY, lambda: signature(BODY, at=int(time.time()) + 330)),
-    "without a time": (BODY, lambda: "v1=00"),
-    "nonsense": (BODY, lambda: "nonsense"),
-    "with two times": (BODY, lambda: f"t=9,{signature(BODY)}"),
-    "of the other mode": (live := event("x", {"id": "pi_1"}, livemode=True), lambda: signature(live)),
-    "no JSON": ("{", lambda: signature("{")),
-    "no event": ('{"id": "evt_1"}', lambda: signature('{"id": "evt_1"}')),
-    "a list": ("[]", lambda: signature("[]")),
-    "of no time": (odd := event("x", {"id": "pi_1"}, created=10**18), lambda: signature(odd)),
+
+
+def signed(body: str) -> tuple[str, str]:
+    return body, signature(body)
+
+
+# Made of a message that would credit the payment if it were believed.
+BAD: dict[str, Callable[[str], tuple[str, str]]] = {
+    "forged": lambda body: (body, signature(body, secret="whsec_of_a_stranger_0123456789")),
+    "signed with nothing": lambda body: (body, signature(body, secret="")),
+    "tampered": lambda body: (body, signature(BODY)),
+    "tampered by a blank": lambda body: (f"{body} ", signature(body)),
+    "stale": lambda body: (body, signature(body, at=int(time.time()) - 301)),
+    "of the future": lambda body: (body, signature(body, at=int(time.time()) + 330)),
+    "without a time": lambda body: (body, "v1=00"),
+    "nonsense": lambda body: (body, "nonsense"),
+    "with two times": lambda body: (body, f"t=9,{signature(body)}"),
+    "of an older scheme": lambda body: (body, signature(body).replace("v1=", "v0=")),
+    "of the other mode": lambda body: signed(body.replace('"livemode": false', '"livemode": true')),
+    "of no mode": lambda body: signed(body.replace('"livemode": false, ', "")),
+    "no JSON": lambda body: signed("{"),
+    "no event": lambda body: signed('{"id": "evt_1"}'),
+    "a list": lambda body: signed(f"[{body}]"),
+    "of no time": lambda body: signed(body.replace("1790000000", str(10**18))),
 }
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize(("body", "header"), BAD.values(), ids=BAD.keys())
-def test_what_stripe_did_not_send_changes_nothing(stripe: FakeStripe, body: str, header: Any) -> None:
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_what_stripe_did_not_send_changes_nothing(stripe: FakeStripe, bad: Callable[[str], tuple[str, str]]) -> None:
+    payment = begun(stripe)
+    good = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
     before = StripeEvent.objects.count()
-    answer = deliver(body, header())
+    body, header = bad(good)
+    answer = deliver(body, header)
     assert (answer.status_code, answer.headers["Content-Type"]) == (400, "text/plain")
     assert StripeEvent.objects.count() == before
+    inbox.sweep()
+    assert posted(payment) == 0
+
+    deliver(good)
+    inbox.sweep()
+    assert posted(payment) == 25 * USD
+
+
+@pytest.mark.django_db
+def test_a_message_that_was_worked_on_does_nothing_when_it_is_replayed(stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    body = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
+    old = signature(body, at=int(time.time()) - 301)
+    deliver(body)
+    inbox.work(stored(body).pk)
+    asked, done = len(stripe.asked), stored(body).processed_at
+
+    assert [deliver(body).status_code, deliver(body, old).status_code] == [200, 400]
+    inbox.work(stored(body).pk)
+    inbox.sweep()
+    assert (len(stripe.asked), stored(body).processed_at, stored(body).attempts) == (asked, done, 1)
+    assert posted(payment) == 25 * USD
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_the_signature_decides_and_not_what_the_body_is_called(stripe: FakeStripe, kind: str) -> None:
+    body = event("customer.updated", {"id": "cus_1"})
+    for header, status in (("t=1,v1=00", 400), (signature(body), 200)):
+        client = Client(enforce_csrf_checks=True, headers={"Stripe-Signature": header})
+        assert client.post("/webhooks/stripe/", data=body, content_type=kind).status_code == status
+    assert stored(body).payload == body
 
 
 @pytest.mark.django_db
