@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import shared_task
+from celery.exceptions import Ignore
 from structlog.contextvars import bind_contextvars
 
 from billing import (
@@ -21,7 +22,7 @@ from billing import (
     refund_mails,
     settlement,
 )
-from billing.payments import dispute_mails, fulfilment, inbox, refunds
+from billing.payments import dispute_mails, fulfilment, inbox, reconcile, refunds
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,22 @@ def sweep_refunds(**_ignored: Any) -> None:
 @shared_task(soft_time_limit=200, time_limit=240)
 def mail_disputes(**_ignored: Any) -> None:
     dispute_mails.send_due()
+
+
+# A run ends soon after reconcile.RUN_SECONDS; less than the broker's visibility timeout.
+@shared_task(soft_time_limit=200, time_limit=240)
+def reconcile_stripe(**_ignored: Any) -> None:
+    try:
+        outcome = reconcile.run(now=clock.now(), tell=logger.info)
+    except reconcile.Busy:
+        return
+    if outcome.errors:
+        raise Ignore  # Not done, so its age grows.
+
+
+@shared_task
+def reconcile_stripe_deeply(**_ignored: Any) -> None:
+    reconcile.reach_back(to=clock.now() - reconcile.DEEP)
 
 
 # It may read for minutes after a busy day; less than the broker's visibility timeout, or it would run twice.

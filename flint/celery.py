@@ -63,6 +63,8 @@ app.conf.beat_schedule = {
         ("billing", "sweep_payments", 60),
         ("billing", "sweep_refunds", 60),
         ("billing", "mail_disputes", 30),
+        ("billing", "reconcile_stripe", 600),
+        ("billing", "reconcile_stripe_deeply", 24 * 3600),
         ("billing", "watch_balances", 30),
         ("billing", "watch_all_balances", 3600),
         ("billing", "mail_low_balances", 30),

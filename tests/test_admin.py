@@ -23,7 +23,9 @@ from apikeys.models import ApiKey, SpendPeriod
 from billing import ledger, vouchers
 from billing.models import (
     AccountClosing,
+    BalanceTransaction,
     BooksCheck,
+    ClearingCheck,
     CreditLot,
     Dispute,
     DisputeMail,
@@ -41,6 +43,7 @@ from billing.models import (
     PromiseCheck,
     RefusedCalls,
     ReleasedHolds,
+    StripeCursor,
     StripeCustomer,
     StripeEvent,
     Transfer,
@@ -50,6 +53,7 @@ from billing.models import (
     VoucherRedemption,
     Wallet,
 )
+from billing.payments import clearing
 from gateway import backends, route_prices
 from gateway.models import Attempt, Backend, Route, RoutePrice
 from tests import factories, people
@@ -61,7 +65,7 @@ MONEY = [
     Wallet, Transfer, CreditLot, BooksCheck, KeyBudget,
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
     PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail, DocumentMail,
-    Dispute, DisputeMail, PaymentFlag, Attempt,
+    Dispute, DisputeMail, PaymentFlag, BalanceTransaction, StripeCursor, ClearingCheck, Attempt,
 ]  # fmt: skip
 OURS = [
     *MONEY,
@@ -115,6 +119,12 @@ def one_of_each() -> Account:
     DisputeMail.objects.create(dispute=dispute, about="dispute")
     PaymentFlag.objects.create(account=account, payment=payment, cause=dispute.stripe_id, reason="Dispute")
     StripeEvent.objects.create(id=uuid4().hex, type="x", created=now, livemode=False, payload="{}", source="webhook")
+    BalanceTransaction.objects.create(
+        id=uuid4().hex, type="x", amount_cents=5, fee_cents=1, net_cents=4, currency="usd", created=now,
+        available_on=now, livemode=False,
+    )  # fmt: skip
+    StripeCursor.objects.get_or_create(list="events", livemode=False, defaults={"since": now})
+    clearing.check(now=now)
     model = factories.language_model()
     factories.attempt(model)
     factories.price(model)

@@ -1,7 +1,7 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
 from Stripe (payments), what goes back to a card (refunds), what banks want back (disputes), credit for a code
 (vouchers), what is put on paper (documents), mails about a low balance (alerts), accounts that are closed (closings),
-the work in the background (chores)."""
+the work in the background (chores), what Stripe says of its side (reconciliation)."""
 
 from billing.models.alerts import BalanceThreshold, BalanceWatch, LowBalanceMail, WatchedTransfers
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
@@ -17,6 +17,7 @@ from billing.models.documents import (
     StatementMonth,
 )
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
+from billing.models.reconciliation import BalanceTransaction, ClearingCheck, StripeCursor
 from billing.models.refunds import Refund, RefundMail
 from billing.models.usage import (
     GatewayProcess,
@@ -34,9 +35,11 @@ from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, RefundH
 __all__ = [
     "AccountClosing",
     "BalanceThreshold",
+    "BalanceTransaction",
     "BalanceWatch",
     "BillingDetails",
     "BooksCheck",
+    "ClearingCheck",
     "CodeTries",
     "CreditLot",
     "Dispute",
@@ -65,6 +68,7 @@ __all__ = [
     "RefusedCalls",
     "ReleasedHolds",
     "StatementMonth",
+    "StripeCursor",
     "StripeCustomer",
     "StripeEvent",
     "Transfer",

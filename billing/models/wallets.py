@@ -69,6 +69,9 @@ class LedgerAccount(models.TextChoices):
         return LedgerAccount.STRIPE_CLEARING if livemode else LedgerAccount.SIMULATED_CLEARING
 
 
+CLEARING = (LedgerAccount.STRIPE_CLEARING, LedgerAccount.SIMULATED_CLEARING)
+
+
 class TransferKind(models.TextChoices):
     TOPUP = "topup"
     TAX = "tax"
@@ -97,11 +100,15 @@ SIDES: dict[str, list[tuple[str, str]]] = {
     ],
     TransferKind.FEE: [
         (LedgerAccount.STRIPE_FEES, LedgerAccount.STRIPE_CLEARING),
+        (LedgerAccount.STRIPE_CLEARING, LedgerAccount.STRIPE_FEES),  # A fee that Stripe gives back.
         (LedgerAccount.STRIPE_FEES, LedgerAccount.SIMULATED_CLEARING),
+        (LedgerAccount.SIMULATED_CLEARING, LedgerAccount.STRIPE_FEES),
     ],
     TransferKind.PAYOUT: [
         (LedgerAccount.BANK, LedgerAccount.STRIPE_CLEARING),
+        (LedgerAccount.STRIPE_CLEARING, LedgerAccount.BANK),  # One that the bank sent back.
         (LedgerAccount.BANK, LedgerAccount.SIMULATED_CLEARING),
+        (LedgerAccount.SIMULATED_CLEARING, LedgerAccount.BANK),
     ],
     TransferKind.USAGE: [(LedgerAccount.WALLET, LedgerAccount.USAGE_REVENUE)],
     TransferKind.PROMOTION: [(LedgerAccount.PROMOTIONS, LedgerAccount.WALLET)],
@@ -121,6 +128,10 @@ SIDES: dict[str, list[tuple[str, str]]] = {
     TransferKind.ADJUSTMENT: [
         (LedgerAccount.ADJUSTMENTS, LedgerAccount.WALLET),
         (LedgerAccount.WALLET, LedgerAccount.ADJUSTMENTS),
+        (LedgerAccount.ADJUSTMENTS, LedgerAccount.STRIPE_CLEARING),  # Stripe corrects our balance there.
+        (LedgerAccount.STRIPE_CLEARING, LedgerAccount.ADJUSTMENTS),
+        (LedgerAccount.ADJUSTMENTS, LedgerAccount.SIMULATED_CLEARING),
+        (LedgerAccount.SIMULATED_CLEARING, LedgerAccount.ADJUSTMENTS),
     ],
     TransferKind.WRITE_OFF: [(LedgerAccount.WRITE_OFFS, LedgerAccount.WALLET)],
 }
@@ -170,6 +181,12 @@ class Transfer(models.Model):
             # What statements read: the last transfer before a month, and the few that are not usage.
             models.Index(fields=["wallet", "day", "wallet_seq"], name="transfer_of_day"),
             models.Index(fields=["wallet", "day", "wallet_seq"], name="transfer_not_usage", condition=~Q(kind="usage")),
+            # What is compared with Stripe: few among the transfers of usage.
+            models.Index(
+                fields=["id"],
+                name="transfer_of_clearing",
+                condition=Q(debit__in=CLEARING) | Q(credit__in=CLEARING),
+            ),
         ]
 
     def __str__(self) -> str:

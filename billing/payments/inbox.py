@@ -9,6 +9,7 @@ next attempt, and doing it twice does nothing.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -20,6 +21,7 @@ from structlog.contextvars import bound_contextvars
 from billing import clock
 from billing.models import StripeEvent
 from billing.payments import disputes, fulfilment, refunds, returns, stripe_api
+from billing.payments.stripe_lists import ListedEvent
 
 LEASE = timedelta(seconds=120)  # Longer than a task may run.
 FIRST_DELAY = timedelta(seconds=10)
@@ -86,6 +88,18 @@ def receive(body: bytes, *, signature: str | None, livemode: bool, request_id: s
     )  # fmt: skip
     StripeEvent.objects.bulk_create([row], ignore_conflicts=True)
     return event.id
+
+
+def keep(found: Sequence[ListedEvent]) -> None:
+    """Store what Stripe lists; the sweep works on what was never delivered."""
+    rows = [
+        StripeEvent(
+            id=event.id, type=event.type[:100], api_version=event.api_version[:50], created=event.created,
+            livemode=event.livemode, payload=event.payload, source="reconciler",
+        )
+        for event in found
+    ]  # fmt: skip
+    StripeEvent.objects.bulk_create(rows, ignore_conflicts=True)
 
 
 def work(event_id: str) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import stripe
 from django.conf import settings
@@ -27,6 +28,8 @@ REFUND = "refund"  # And our Refund's.
 TIMEOUT_SECONDS = (3.0, 10.0)  # To connect, and of silence.
 TOLERANCE_SECONDS = 300
 RETRIES = 1  # A person waits for some of the answers.
+
+Found = TypeVar("Found")
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +144,14 @@ class FraudWarning:
     payment_intent: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Found]):
+    """A part of a list; `last` is the id of its last object, empty where the list ends."""
+
+    found: list[Found]
+    last: str
+
+
 def is_on() -> bool:
     return bool(settings.STRIPE_SECRET_KEY)
 
@@ -206,6 +217,13 @@ def fraud_warning(warning_id: str) -> FraudWarning:
         found = client.v1.radar.early_fraud_warnings.retrieve(warning_id)
         # Stripe leaves it out of a charge that no PaymentIntent made.
         return FraudWarning(found.id, found.fraud_type, _id(getattr(found, "payment_intent", None)))
+
+
+def page(ask: Callable[[stripe.StripeClient], stripe.ListObject[Any]], read: Callable[[Any], Found]) -> Page[Found]:
+    """A part of one of Stripe's lists, each object as it is read."""
+    with _asking() as client:
+        listed = ask(client)
+    return Page([read(each) for each in listed.data], listed.data[-1].id if listed.has_more and listed.data else "")
 
 
 def verify(body: str, signature: str | None, *, now: int) -> None:

@@ -33,7 +33,7 @@ from accounts.models import Account, User
 from billing import clock, ledger, vouchers
 from billing.ledger import Ask
 from billing.models import Payment
-from billing.payments import disputes, refunds, stripe_api
+from billing.payments import disputes, reconcile, refunds, stripe_api
 from tests import factories
 
 SECONDS = 30  # The longest that a test waits for its processes.
@@ -178,6 +178,16 @@ def apply_disputes_for_ever(stripe_url: str, dispute_ids: Sequence[str], begun: 
     while True:
         for dispute_id in dispute_ids:
             disputes.apply(dispute_id)
+
+
+def reconcile_for_ever(key: str, stripe_url: str, begun: Event) -> None:
+    """Somebody who reads all of this Stripe, again and again."""
+    settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = key, stripe_url
+    begun.set()
+    while True:
+        with suppress(reconcile.Busy):
+            reconcile.run(now=clock.now(), tell=lambda _: None)
+        reconcile.reach_back(to=reconcile.BEGINNING)
 
 
 def kill_at_random(target: Callable[..., None], *arguments: Any, seed: int, seconds: float) -> None:

@@ -17,7 +17,9 @@ from apikeys.models import ApiKey
 from billing import ledger, partitions
 from billing.models import (
     BalanceThreshold,
+    BalanceTransaction,
     BalanceWatch,
+    ClearingCheck,
     CreditLot,
     Dispute,
     DisputeMail,
@@ -37,6 +39,7 @@ from billing.models import (
     RefundMail,
     RefusedCalls,
     ReleasedHolds,
+    StripeCursor,
     StripeCustomer,
     StripeEvent,
     Transfer,
@@ -103,6 +106,24 @@ def receipt(**fields: Any) -> Receipt:
     sums = {"net_cents": 1, "tax_cents": 0, "total_cents": 1, **fields}
     number = factories.unique("R-")
     return Receipt.objects.create(payment=payment(), number=number, issued_at=NOW, seller=[], buyer=[], **sums)
+
+
+def movement(**fields: Any) -> BalanceTransaction:
+    """One movement of Stripe's balance."""
+    cents = {"amount_cents": 100, "fee_cents": 30, "net_cents": 70, "currency": "usd", "livemode": False}
+    moment = {"created": NOW, "available_on": NOW}
+    return BalanceTransaction.objects.create(id=factories.unique("txn"), type="charge", **cents | moment | fields)
+
+
+def comparison(**fields: Any) -> ClearingCheck:
+    parts = {f"{part}_{unit}": 0 for part in ("foreign", "fresh", "unexplained") for unit in ("cents", "count")}
+    sums = {"stripe_cents": 5, "books_cents": 5, "currencies": {}, "foreign_types": {}, "examples": []}
+    return ClearingCheck.objects.create(clearing="bank", **parts | sums | fields)
+
+
+def cursor(**fields: Any) -> StripeCursor:
+    StripeCursor.objects.all().delete()
+    return StripeCursor.objects.create(list="refunds", livemode=True, since=NOW, **fields)
 
 
 def voucher(**fields: Any) -> Voucher:
@@ -333,6 +354,12 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("disputemail_sent_at", lambda: DisputeMail.objects.create(dispute=dispute(), about="dispute", sent_at=NOW)),
     ("payment_flag_cleared_by_somebody", lambda: flag(cleared_at=NOW)),
     ("payment_flag_cleared_by_somebody", lambda: flag(cleared_by=factories.user())),
+    ("balance_transaction_net", lambda: movement(net_cents=71)),
+    ("balance_transaction_posted_has_a_time", lambda: movement(transfer=outside())),
+    ("balance_transaction_posted_has_a_time", lambda: movement(fee_transfer=outside())),
+    ("clearing_check_difference_has_parts", lambda: comparison(stripe_cents=6)),
+    ("stripe_cursor_of_list", lambda: StripeCursor.objects.create(list="refunds", livemode=True, since=cursor().since)),
+    ("stripe_cursor_after_is_of_a_reading", lambda: cursor(after="re_1")),
     ("hold_available_after_not_negative", lambda: hold(available_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget(), budget_left_after=-1)),
     ("hold_budget_left_after_not_negative", lambda: hold(budget=budget())),
