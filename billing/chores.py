@@ -17,6 +17,16 @@ from psycopg.rows import tuple_row
 
 
 @dataclass(frozen=True, slots=True)
+class Clearing:
+    """What Stripe has more than this account of the books, and how much of that is explained; in cents."""
+
+    account: str
+    parts: dict[str, int]  # What is not ours, what moved just now, and what needs an explanation;
+    unexplained: int  # of how many objects of Stripe's that is,
+    age: float  # and how long ago they were compared.
+
+
+@dataclass(frozen=True, slots=True)
 class Chores:
     """Ages are infinite where nothing was ever done."""
 
@@ -25,6 +35,7 @@ class Chores:
     queue_age: float  # Since the last message was sent that a worker has worked on.
     broken_promises: dict[str, int]  # As the last proof of the books found them,
     proof_age: float  # and how long ago that was.
+    clearings: list[Clearing]  # As the last comparison with Stripe found them.
 
 
 def note_done(*, name: str, every_seconds: int, sent_at: datetime) -> None:
@@ -45,12 +56,18 @@ async def read(database: AsyncConnection[object]) -> Chores:
         tasks = await cursor.fetchall()
         await cursor.execute(_PROMISES)
         promises = await cursor.fetchall()
+        await cursor.execute(_CLEARINGS)
+        clearings = await cursor.fetchall()
     return Chores(
         task_ages={name: done for name, _, done, _ in tasks},
         task_intervals={name: every for name, every, _, _ in tasks},
         queue_age=min((sent for *_, sent in tasks), default=inf),
         broken_promises={promise: broken for promise, broken, _ in promises},
         proof_age=max((age for *_, age in promises), default=inf),
+        clearings=[
+            Clearing(account, {"foreign": foreign, "fresh": fresh, "unexplained": cents}, count, age)
+            for account, foreign, fresh, cents, count, age in clearings
+        ],
     )
 
 
@@ -73,4 +90,10 @@ SELECT name, every_seconds, extract(epoch FROM clock_timestamp() - done_at)::flo
 
 _PROMISES = """
 SELECT promise, broken, extract(epoch FROM clock_timestamp() - checked_at)::float FROM billing_promisecheck
+"""
+
+_CLEARINGS = """
+SELECT clearing, foreign_cents, fresh_cents, unexplained_cents, unexplained_count,
+       extract(epoch FROM clock_timestamp() - checked_at)::float
+  FROM billing_clearingcheck
 """

@@ -83,6 +83,21 @@ _promises = Gauge(
 )
 _tasks = Gauge("flint_task_age_seconds", "Since it last did its work.", ["task"], registry=registry)
 _intervals = Gauge("flint_task_interval_seconds", "How often it is due.", ["task"], registry=registry)
+_clearing = Gauge(
+    "flint_clearing_difference_cents",
+    "What Stripe's balance has more than this account of the books, in US cents.",
+    ["account", "part"],
+    registry=registry,
+)
+_unexplained = Gauge(
+    "flint_clearing_unexplained",
+    "Objects older than an hour on which Stripe and this account of the books differ.",
+    ["account"],
+    registry=registry,
+)
+_compared = Gauge(
+    "flint_clearing_age_seconds", "Since Stripe and the books were compared.", ["account"], registry=registry
+)
 _now = {
     name: Gauge(f"flint_{name}", text, registry=registry)
     for name, text in {
@@ -192,3 +207,8 @@ def _tell_chores(chores: Chores) -> None:
     for task, age in chores.task_ages.items():
         _tasks.labels(task).set(age)
         _intervals.labels(task).set(chores.task_intervals[task])
+    for clearing in chores.clearings:
+        for part, cents in clearing.parts.items():
+            _clearing.labels(clearing.account, part).set(cents)
+        _unexplained.labels(clearing.account).set(clearing.unexplained)
+        _compared.labels(clearing.account).set(clearing.age)

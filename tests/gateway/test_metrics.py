@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from billing import books
+from billing.chores import Chores, Clearing
 from billing.models import PromiseCheck
 from billing.tasks import check_books, settle_pending
 from gateway import metrics
@@ -120,6 +123,18 @@ def test_what_the_schedule_sends_and_the_proof_of_the_books_are_told_with_their_
     assert 0 < told[task] <= told["flint_queue_age_seconds{}"] < time.time() - sent_at
     assert {name: told[f"flint_promise_broken{{{name}}}"] for name in PROMISES} == found_of(PROMISES)
     assert not [name for name in told if "settle_usage" in name]
+
+
+def test_the_difference_between_stripe_and_the_books_is_told() -> None:
+    parts = {"foreign": 4825, "fresh": 0, "unexplained": -100}
+    chores = Chores({}, {}, inf, {}, inf, [Clearing("stripe_clearing", parts, unexplained=2, age=7.5)])
+    rest: dict[str, Any] = {"ready": True, "running": 0, "unwritten": 0, "slots": {}, "backlog": None, "read_at": 0}
+    lines = metrics.exposition(chores=chores, **rest).decode().splitlines()
+    told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("flint_clearing_"))
+    for part, cents in parts.items():
+        assert float(told[f'flint_clearing_difference_cents{{account="stripe_clearing",part="{part}"}}']) == cents
+    assert float(told['flint_clearing_unexplained{account="stripe_clearing"}']) == 2
+    assert float(told['flint_clearing_age_seconds{account="stripe_clearing"}']) == 7.5
 
 
 def found_of(promises: list[str]) -> dict[str, int]:
