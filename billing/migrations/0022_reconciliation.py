@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0023_document_mails'),
+        ('billing', '0020_disputes'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0008_history_no_truncate'),
-        ('billing', '0020_disputes'),
+        ('billing', '0022_reconciliation'),
     ]
 
     operations = [
