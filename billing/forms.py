@@ -16,7 +16,8 @@ from django_countries import countries
 from accounts.models import Account
 from apikeys.models import ApiKey
 from billing import money, periods
-from billing.models import LanguageModel, UsageHour
+from billing.models import AutoRecharge, LanguageModel, UsageHour
+from billing.payments.auto_recharge import Terms
 from billing.periods import Period
 from billing.templatetags.figures import OUTCOMES
 
@@ -80,6 +81,58 @@ class FundsForm(forms.Form):
     def amount_cents(self) -> int:
         chosen = self.cleaned_data["amount"]
         return int(self.cleaned_data["other"] * 100) if chosen == self.OTHER else int(chosen)
+
+
+def _dollars(label: str, help_text: str) -> forms.DecimalField:
+    # As large as TOPUP_MAX_CENTS can be, times the hundred payments that a month may have.
+    widget = forms.NumberInput(attrs={"step": "0.01"})
+    return forms.DecimalField(
+        label=label, min_value=0, max_digits=12, decimal_places=2, widget=widget, help_text=help_text
+    )
+
+
+class RechargeForm(forms.Form):
+    """What a customer agrees to when auto-recharge is turned on, or changed."""
+
+    DEFAULTS: Mapping[str, str] = {"threshold": "10", "amount": "25", "monthly_cap": "100", "interval": "60"}
+    INTERVALS = [("10", "10 minutes"), ("60", "an hour"), ("360", "6 hours"), ("1440", "a day")]
+
+    threshold = _dollars("When less than this can be spent, in USD", "The balance without what running calls hold.")
+    amount = _dollars("Charge and add, in USD", "")
+    monthly_cap = _dollars(
+        "At most in a month, in USD", "A calendar month of UTC. Funds you add yourself do not count."
+    )
+    interval = forms.ChoiceField(label="From one charge to the next, at least", choices=INTERVALS)
+    consent = forms.BooleanField(
+        label="I agree that the saved card is charged like this while I am away, until I turn it off",
+        error_messages={"required": "Nothing is charged without your consent."},
+    )
+
+    def __init__(self, data: Mapping[str, Any] | None, *, recharge: AutoRecharge | None) -> None:
+        initial = dict(self.DEFAULTS) if recharge is None else _terms_of(recharge)
+        super().__init__(data, initial=initial)
+        least, most = (money.display(money.from_cents(c)) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
+        self.fields["amount"].help_text = f"From {least} to {most}."
+
+    @property
+    def terms(self) -> Terms:
+        cents = {name: int(self.cleaned_data[name] * 100) for name in ("threshold", "amount", "monthly_cap")}
+        return Terms(
+            threshold_cents=cents["threshold"],
+            amount_cents=cents["amount"],
+            monthly_cap_cents=cents["monthly_cap"],
+            interval_minutes=int(self.cleaned_data["interval"]),
+        )
+
+
+def _terms_of(recharge: AutoRecharge) -> dict[str, str]:
+    amounts = {
+        "threshold": recharge.threshold_cents,
+        "amount": recharge.amount_cents,
+        "monthly_cap": recharge.monthly_cap_cents,
+    }
+    shown = {name: money.usd(money.from_cents(cents)) for name, cents in amounts.items()}
+    return {**shown, "interval": str(recharge.interval_minutes)}
 
 
 class PeriodFilter(forms.Form):

@@ -70,7 +70,7 @@ def page(account: Account, *, before: UUID | None = None) -> Page:
         found = found.filter(pk__lt=before)
     payments = list(found[: PAGE_SIZE + 1])
     shown = payments[:PAGE_SIZE]
-    return Page([_line(payment) for payment in shown], shown[-1].pk if len(payments) > PAGE_SIZE else None)
+    return Page([line_of(payment) for payment in shown], shown[-1].pk if len(payments) > PAGE_SIZE else None)
 
 
 def refunds_of(payment: Payment) -> list[str]:
@@ -94,7 +94,7 @@ def _told(refund: Refund) -> str:
     return f"{amount} was refunded on {refund.posted_at:%Y-%m-%d}."
 
 
-def _line(payment: Payment) -> Line:
+def line_of(payment: Payment) -> Line:
     state = State(payment.state)
     word, tone = WORDS[state]
     why = NOTES.get(state, "")

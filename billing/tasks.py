@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from celery import shared_task
@@ -19,10 +19,11 @@ from billing import (
     document_mails,
     holds,
     partitions,
+    recharge_mails,
     refund_mails,
     settlement,
 )
-from billing.payments import dispute_mails, fulfilment, inbox, reconcile, refunds
+from billing.payments import dispute_mails, fulfilment, inbox, recharge, reconcile, refunds
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def settle_usage(*, account_ids: list[int], request_ids: Sequence[str] = (), **_
     """`request_ids`: whose calls these are, for the log only."""
     bind_contextvars(request_ids=list(request_ids))
     settlement.settle_accounts(account_ids=account_ids)
+    _ring_for_recharges(recharge.due(account_ids))
 
 
 @shared_task
@@ -83,6 +85,31 @@ def mail_refunds(**_ignored: Any) -> None:
 @shared_task
 def finish_closings(**_ignored: Any) -> None:
     closing.finish_all(now=clock.now())
+
+
+@shared_task
+def recharge_account(*, account_id: int, **_ignored: Any) -> None:
+    recharge.work(account_id)
+
+
+@shared_task
+def sweep_recharges(**_ignored: Any) -> None:
+    recharge.tidy()
+    _ring_for_recharges(recharge.due())
+
+
+@shared_task(soft_time_limit=200, time_limit=240)  # As for the mails above.
+def mail_recharges(**_ignored: Any) -> None:
+    recharge_mails.send_due()
+
+
+def _ring_for_recharges(account_ids: Collection[int]) -> None:
+    """Each by a task of its own, so that nobody waits for the bank of another. What is lost, the sweep finds."""
+    for account_id in account_ids:
+        try:
+            recharge_account.apply_async(kwargs={"account_id": account_id}, retry=False, expires=60)
+        except Exception as error:  # kombu raises transport errors of many kinds; none of them matters here.
+            logger.warning("no doorbell for the recharge of account %s: %s", account_id, error)
 
 
 @shared_task

@@ -4,6 +4,7 @@ from django.urls import path
 
 from billing.views import (
     alerts,
+    auto_recharge,
     close,
     details,
     funds,
@@ -33,6 +34,9 @@ urlpatterns = [
     path("billing/receipts/<str:number>/receipt.pdf", receipts.receipt_pdf, name="receipt_pdf"),
     path("billing/redeem/", redeem.redeem, name="redeem"),
     path("billing/alerts/", alerts.alerts, name="alerts"),
+    path("billing/auto-recharge/", auto_recharge.show, name="auto_recharge"),
+    path("billing/auto-recharge/off/", auto_recharge.turn_off, name="auto_recharge_off"),
+    path("billing/auto-recharge/remove-card/", auto_recharge.remove_card, name="remove_card"),
     path("billing/close/", close.close, name="close"),
     path("statement/", statement.statement, name="statement"),
     path("statement/document/", statement.statement_paper, name="statement_paper"),

@@ -71,6 +71,8 @@ app.conf.beat_schedule = {
         ("billing", "mail_documents", 15),
         ("billing", "write_statement_mails", 3600),
         ("billing", "mail_refunds", 30),
+        ("billing", "sweep_recharges", 10),
+        ("billing", "mail_recharges", 30),
         ("billing", "finish_closings", 60),
         ("billing", "check_books", 300),
         ("billing", "make_partitions", 6 * 3600),

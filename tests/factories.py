@@ -20,6 +20,7 @@ from apikeys.models import ApiKey
 from billing import ledger, ledger_sql, pricing, vouchers
 from billing.ledger import Ask
 from billing.models import (
+    AutoRecharge,
     CreditLot,
     Hold,
     KeyBudget,
@@ -110,6 +111,16 @@ def debit(of: Account, amount: int, **fields: Any) -> Transfer:
 
 def voucher(amount: int = 10, *, code: str = "", **terms: Any) -> Voucher:
     return vouchers.create(terms=Terms(amount, **terms), code=code, now=datetime.now(UTC))
+
+
+def auto_recharge(of: Account, **fields: Any) -> AutoRecharge:
+    """One that is on, without a card."""
+    defaults = {
+        "enabled": True, "threshold_cents": 1, "amount_cents": 500, "monthly_cap_cents": 500, "interval_minutes": 10,
+        "consented_at": datetime.now(UTC),
+    }  # fmt: skip
+    by = fields.pop("consented_by", None) or of.users.first() or user()
+    return AutoRecharge.objects.create(account=of, consented_by=by, **{**defaults, **fields})
 
 
 def pay_back(of: Account, amount: int, **fields: Any) -> Transfer:

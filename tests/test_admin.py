@@ -23,6 +23,7 @@ from apikeys.models import ApiKey, SpendPeriod
 from billing import ledger, vouchers
 from billing.models import (
     AccountClosing,
+    AutoRecharge,
     BalanceTransaction,
     BooksCheck,
     ClearingCheck,
@@ -41,6 +42,7 @@ from billing.models import (
     PeriodicTask,
     PriceVersion,
     PromiseCheck,
+    RechargeMail,
     RefusedCalls,
     ReleasedHolds,
     StripeCursor,
@@ -66,6 +68,7 @@ MONEY = [
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
     PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail, DocumentMail,
     Dispute, DisputeMail, PaymentFlag, BalanceTransaction, StripeCursor, ClearingCheck, Attempt,
+    AutoRecharge, RechargeMail,
 ]  # fmt: skip
 OURS = [
     *MONEY,
@@ -111,6 +114,8 @@ def one_of_each() -> Account:
     vouchers.redeem(account=account, code=code.code, form_id=uuid4(), now=now, by=account.users.get())
     LowBalanceMail.objects.create(account=account, recipient=account.users.get(), threshold=1)
     DocumentMail.objects.create(account=account, month=date(2026, 10, 1))
+    factories.auto_recharge(account)
+    RechargeMail.objects.create(account=account, recipient=account.users.get(), about="declined")
     AccountClosing.objects.create(account=account, requested_by=account.users.get())
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)

@@ -13,13 +13,13 @@ from django.db import IntegrityError, ProgrammingError, connection, models, tran
 from accounts.models import Account, Membership, Tier, User
 from apikeys import keys
 from apikeys.models import ApiKey
-from billing.models import LanguageModel
+from billing.models import AutoRecharge, LanguageModel
 from gateway import backends
 from gateway.models import Backend, Route
 from tests import factories, people
 from tests.billing import stage
 
-TRACKED = [Account, Membership, Tier, User, ApiKey, LanguageModel, Backend, Route]
+TRACKED = [Account, AutoRecharge, Membership, Tier, User, ApiKey, LanguageModel, Backend, Route]
 
 
 def history(model: type[models.Model]) -> Any:
@@ -110,6 +110,7 @@ def test_the_history_itself_cannot_be_rewritten(model: type[models.Model], state
     )
     Tier.objects.create(name="T", requests_per_minute=1, tokens_per_minute=1, concurrent_requests=1)
     keys.create(account=account, name="k", now=datetime.now(UTC))
+    factories.auto_recharge(account)
     table = history(model).model._meta.db_table
 
     with pytest.raises(ProgrammingError, match="Cannot update or delete rows"), transaction.atomic():

@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0020_disputes'),
+        ('billing', '0021_auto_recharge'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -1,7 +1,8 @@
 """The nouns of billing, by room: what is sold (catalogue), the money (wallets), the calls (usage), what came in
-from Stripe (payments), what goes back to a card (refunds), what banks want back (disputes), credit for a code
-(vouchers), what is put on paper (documents), mails about a low balance (alerts), accounts that are closed (closings),
-the work in the background (chores), what Stripe says of its side (reconciliation)."""
+from Stripe (payments), what goes back to a card (refunds), what banks want back (disputes), the saved card that is
+charged by itself (recharge), credit for a code (vouchers), what is put on paper (documents), mails about a low balance
+(alerts), accounts that are closed (closings), the work in the background (chores), what Stripe says of its side
+(reconciliation)."""
 
 from billing.models.alerts import BalanceThreshold, BalanceWatch, LowBalanceMail, WatchedTransfers
 from billing.models.catalogue import LanguageModel, PriceRate, PriceVersion
@@ -17,6 +18,7 @@ from billing.models.documents import (
     StatementMonth,
 )
 from billing.models.payments import Payment, StripeCustomer, StripeEvent
+from billing.models.recharge import AutoRecharge, RechargeMail
 from billing.models.reconciliation import BalanceTransaction, ClearingCheck, StripeCursor
 from billing.models.refunds import Refund, RefundMail
 from billing.models.usage import (
@@ -34,6 +36,7 @@ from billing.models.wallets import BooksCheck, CreditLot, LedgerAccount, RefundH
 
 __all__ = [
     "AccountClosing",
+    "AutoRecharge",
     "BalanceThreshold",
     "BalanceTransaction",
     "BalanceWatch",
@@ -62,6 +65,7 @@ __all__ = [
     "PromiseCheck",
     "Receipt",
     "ReceiptNumbers",
+    "RechargeMail",
     "Refund",
     "RefundHold",
     "RefundMail",

@@ -72,6 +72,7 @@ class Payment(models.Model):
     checkout_session = models.CharField(max_length=255, unique=True, null=True, blank=True)
     payment_intent = models.CharField(max_length=255, unique=True, null=True, blank=True)
     charge = models.CharField(max_length=255, unique=True, null=True, blank=True)
+    payment_method = models.CharField(max_length=255, blank=True, help_text="The saved card that a recharge charges.")
     save_card = models.BooleanField(default=False, help_text="The customer agreed to have the card saved.")
     returned_cents = models.BigIntegerField(default=0, help_text="Of the total: refunded, or taken by disputes.")
     returned_tax_cents = models.BigIntegerField(default=0, help_text="How much of that was tax.")

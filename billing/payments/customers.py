@@ -48,3 +48,22 @@ def keep_card(account: Account, card: Card, **consent: object) -> None:
         card_exp_year=card.exp_year,
         **consent,
     )
+
+
+def drop_card(payment_method: str) -> bool:
+    """It is saved no more; whether it was until now. The consent was to this card, and ends with it."""
+    known = StripeCustomer.objects.filter(payment_method=payment_method).exclude(payment_method="")
+    return bool(known.update(**_NO_CARD))
+
+
+def refresh_card(card: Card) -> None:
+    """The same card, as the bank has renewed it."""
+    StripeCustomer.objects.filter(payment_method=card.payment_method).update(
+        card_brand=card.brand, card_last4=card.last4, card_exp_month=card.exp_month, card_exp_year=card.exp_year
+    )
+
+
+_NO_CARD: dict[str, object] = {
+    "payment_method": "", "card_brand": "", "card_last4": "", "card_exp_month": None, "card_exp_year": None,
+    "consented_at": None, "consented_by": None,
+}  # fmt: skip

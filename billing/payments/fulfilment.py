@@ -24,6 +24,7 @@ from billing.payments.stripe_api import Checkout, Intent
 State = Payment.State
 ERROR_LENGTH = 500
 UNDECIDED = timedelta(minutes=5)
+CONFIRMATION_WANTED = "authentication_required"  # The bank would pay if the customer were there.
 NEVER_STARTED = timedelta(hours=2)  # Longer than a form can be sent again.
 SWEPT = 100
 
@@ -73,14 +74,15 @@ def refresh(payment: Payment) -> Payment:
 
 
 def sweep(*, now: datetime) -> None:
-    """Ask about payments that have been undecided for a while: a message of Stripe's may have been lost."""
-    mode = Payment.objects.filter(livemode=settings.STRIPE_LIVEMODE, state__in=Payment.PENDING)
+    """Ask about top-ups that have been undecided for a while: a message of Stripe's may have been lost.
+
+    Recharges have a sweep of their own.
+    """
+    mode = Payment.objects.filter(livemode=settings.STRIPE_LIVEMODE, state__in=Payment.PENDING, kind=Payment.Kind.TOPUP)
     if not stripe_api.is_on():
         return
     # What Stripe was never asked for, nobody can pay: we died in between, and the customer did not come back.
-    mode.filter(kind=Payment.Kind.TOPUP, checkout_session=None, created_at__lt=now - NEVER_STARTED).update(
-        state=State.CANCELED
-    )
+    mode.filter(checkout_session=None, created_at__lt=now - NEVER_STARTED).update(state=State.CANCELED)
     for payment in mode.filter(updated_at__lt=now - UNDECIDED).order_by("updated_at")[:SWEPT]:
         try:
             refresh(payment)
@@ -209,4 +211,13 @@ def _unpaid_state(payment: Payment, intent: Intent | None, session: Checkout | N
         return State.FAILED  # A bank that takes days has said no.
     if session:
         return State.OPEN
-    return State.REQUIRES_ACTION if status == "requires_action" else State.FAILED
+    return _unpaid_recharge(payment, status)
+
+
+def _unpaid_recharge(payment: Payment, status: str) -> Payment.State:
+    """It has one attempt. Until the bank has said something Stripe is at it; and what is off stays off."""
+    if payment.state == State.CANCELED:
+        return State.CANCELED
+    if status == "requires_action" or payment.failure_code == CONFIRMATION_WANTED:
+        return State.REQUIRES_ACTION
+    return State.FAILED if payment.failure_code else State.OPEN

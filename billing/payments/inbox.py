@@ -20,7 +20,7 @@ from structlog.contextvars import bound_contextvars
 
 from billing import clock
 from billing.models import StripeEvent
-from billing.payments import disputes, fulfilment, refunds, returns, stripe_api
+from billing.payments import auto_recharge, disputes, fulfilment, refunds, returns, stripe_api
 from billing.payments.stripe_lists import ListedEvent
 
 LEASE = timedelta(seconds=120)  # Longer than a task may run.
@@ -28,6 +28,13 @@ FIRST_DELAY = timedelta(seconds=10)
 LONGEST_DELAY = timedelta(hours=6)
 MOST_ATTEMPTS = 20  # About two days.
 SWEPT = 100
+ABOUT_SAVED_CARDS = (
+    "customer.deleted",
+    "customer.updated",
+    "payment_method.automatically_updated",
+    "payment_method.detached",
+    "payment_method.updated",
+)
 
 # However often it is tried again, it will not be done: a person must look.
 FINAL = (
@@ -172,3 +179,5 @@ def _act(event: StripeEvent) -> None:
         disputes.apply(about)
     elif event.type.startswith("radar.early_fraud_warning."):
         disputes.warn(about)
+    elif event.type in ABOUT_SAVED_CARDS:
+        auto_recharge.mirror(about)

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 import stripe
 from django.conf import settings
 from stripe.checkout import Session
-from stripe.params import CustomerCreateParams, RefundCreateParams, RefundListParams
+from stripe.params import CustomerCreateParams, PaymentIntentCreateParams, RefundCreateParams, RefundListParams
 from stripe.params.checkout import SessionCreateParams
 
 API_VERSION = "2026-10-28.endive"  # That of the client's types. The webhook endpoint at Stripe is made with the same.
@@ -45,6 +45,14 @@ class Refused(Exception):
         super().__init__(code)
         self.code = code
         self.param = param
+
+
+class Declined(Refused):
+    """The bank did not pay. `code` is the bank's reason, such as insufficient_funds; `intent` what was not paid."""
+
+    def __init__(self, code: str, intent: str | None) -> None:
+        super().__init__(code, "")
+        self.intent = intent
 
 
 class Unavailable(Exception):
@@ -226,6 +234,52 @@ def page(ask: Callable[[stripe.StripeClient], stripe.ListObject[Any]], read: Cal
     return Page([read(each) for each in listed.data], listed.data[-1].id if listed.has_more and listed.data else "")
 
 
+def charge_saved_card(params: PaymentIntentCreateParams, *, key: str) -> str:
+    """Charge while the customer is away; the id of the PaymentIntent. Raises Declined, too."""
+    with _asking() as client:
+        return client.v1.payment_intents.create(params, {"idempotency_key": key}).id
+
+
+def intent_of_payment(payment: str, *, customer: str, since: int) -> str | None:
+    """The id of the customer's PaymentIntent that is for this payment of ours, made at that time or later."""
+    with _asking() as client:
+        found = client.v1.payment_intents.list({"customer": customer, "created": {"gte": since}, "limit": 100})
+        ours = (one.id for one in found.auto_paging_iter() if _payment_of(one) == payment)
+        return next(ours, None)
+
+
+def saved_card(payment_method: str, *, customer: str) -> Card | None:
+    """The card as Stripe has it now; None where it is saved for this customer no more."""
+    with _asking() as client:
+        try:
+            found = client.v1.payment_methods.retrieve(payment_method)
+        except stripe.InvalidRequestError as error:
+            if error.code == "resource_missing":
+                return None
+            raise
+    card = found.card
+    if _id(found.customer) != customer or card is None:
+        return None
+    return Card(found.id, card.brand, card.last4, card.exp_month, card.exp_year)
+
+
+def forget_card(payment_method: str) -> None:
+    """Stripe charges it no more. Raises Refused where it was not saved any more."""
+    with _asking() as client:
+        client.v1.payment_methods.detach(payment_method)
+
+
+def has_customer(customer: str) -> bool:
+    """Whether it is there: a deleted one is known to Stripe, and can pay nothing."""
+    with _asking() as client:
+        try:
+            return "deleted" not in client.v1.customers.retrieve(customer)
+        except stripe.InvalidRequestError as error:
+            if error.code == "resource_missing":
+                return False
+            raise
+
+
 def verify(body: str, signature: str | None, *, now: int) -> None:
     """Raise Forged unless one of our secrets signed this body within TOLERANCE_SECONDS of now."""
     for secret in settings.STRIPE_WEBHOOK_SECRETS:
@@ -246,7 +300,12 @@ def _asking() -> Iterator[stripe.StripeClient]:
         raise NotConfigured
     try:
         yield _client(settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE)
-    except (stripe.CardError, stripe.InvalidRequestError) as error:
+    except stripe.CardError as error:
+        said = error.error
+        code = (said.decline_code if said else None) or error.code or "declined"
+        logger.warning("a bank declined: %s (request %s)", code, error.request_id)
+        raise Declined(code, _id(said.payment_intent) if said else None) from error
+    except stripe.InvalidRequestError as error:
         logger.warning("Stripe refused: %s (request %s)", error.code, error.request_id)
         raise Refused(error.code or "invalid_request", error.param or "") from error
     except stripe.StripeError as error:
@@ -292,12 +351,16 @@ def _intent(found: stripe.PaymentIntent) -> Intent:
         currency=found.currency,
         amount_received=found.amount_received,
         customer=_id(found.customer),
-        payment=found.metadata[PAYMENT] if PAYMENT in found.metadata else "",  # noqa: SIM401  # It is no dict.
+        payment=_payment_of(found),
         charge=charge.id if charge else None,
         receipt_url=(charge.receipt_url or "") if charge else "",
         failure_code=_failure(found.last_payment_error) if found.last_payment_error else "",
         card=_card(found, charge) if charge else None,
     )
+
+
+def _payment_of(found: stripe.PaymentIntent) -> str:
+    return found.metadata[PAYMENT] if PAYMENT in found.metadata else ""  # noqa: SIM401  # It is no dict.
 
 
 def _refund(found: stripe.Refund) -> SentRefund:

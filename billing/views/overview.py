@@ -16,6 +16,7 @@ from accounts.models import Account, Membership
 from apikeys.models import ApiKey
 from billing import call_log, charts, first_steps, funds, periods, price_list, spending
 from billing.models import CreditLot
+from billing.payments import auto_recharge
 from billing.spending import Day
 
 RECENT_CALLS = 10
@@ -48,6 +49,8 @@ def home(request: HttpRequest) -> HttpResponse:
         "offers": offers,
         "model": _model_of(offers),
     }
+    if access.may(membership, Permission.MANAGE_MONEY):
+        facts["recharge"] = auto_recharge.notice(account)
     if calls:
         facts |= _spending(account, wallet.available, lots, now)
     else:

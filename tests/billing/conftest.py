@@ -8,6 +8,7 @@ import pytest
 from pytest_django import Settings
 
 from tests.billing.fake_stripe import FakeStripe
+from tests.stripe_simulator.process import StripeSimulator
 
 WEBHOOK_SECRET = "whsec_of_the_tests_0123456789"
 
@@ -19,3 +20,20 @@ def stripe(settings: Settings) -> Iterator[FakeStripe]:
         settings.STRIPE_API_BASE = fake.url
         settings.STRIPE_WEBHOOK_SECRETS = ["whsec_an_older_one_0123456789", WEBHOOK_SECRET]
         yield fake
+
+
+@pytest.fixture(scope="module")
+def simulator_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StripeSimulator]:
+    simulator = StripeSimulator(tmp_path_factory.mktemp("stripe") / "stripe.sqlite3")
+    yield simulator
+    simulator.stop()
+
+
+@pytest.fixture
+def simulator(simulator_of_module: StripeSimulator, settings: Settings) -> StripeSimulator:
+    """The sandbox's own Stripe, a process, which is asked from now on. It sends no messages."""
+    settings.STRIPE_SECRET_KEY = simulator_of_module.key
+    settings.STRIPE_API_BASE = simulator_of_module.url
+    settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
+    simulator_of_module.control("calls", kind="hang", count="0")  # What a test before this one has not used up.
+    return simulator_of_module

@@ -210,15 +210,15 @@ class TestPage:
     def test_takes_few_queries_whatever_there_is(self, django_assert_max_num_queries: Any) -> None:
         account, owner = customer()
         text(owner, "/")  # The first page of a session also notes that it began.
-        with django_assert_max_num_queries(11):
+        with django_assert_max_num_queries(12):
             text(owner, "/")
         for number in range(15):
             ApiKey.objects.create(account=account, name="k", digest=bytes([number]) * 32, display="tk-k")
             factories.promotion(account, 10, expires_at=now() + DAY)
             called(account, 3, at=now() - number * DAY, model_id=factories.price().model_id)
-        with django_assert_max_num_queries(11):
+        with django_assert_max_num_queries(12):
             text(owner, "/")
-        with django_assert_max_num_queries(11):
+        with django_assert_max_num_queries(12):
             text(owner, "/first-steps/")
 
     def test_shows_a_few_keys_and_where_the_others_are(self) -> None:

@@ -16,6 +16,7 @@ from accounts.models import Account, Invitation, Membership, Tier, User
 from apikeys.models import ApiKey
 from billing import ledger, partitions
 from billing.models import (
+    AutoRecharge,
     BalanceThreshold,
     BalanceTransaction,
     BalanceWatch,
@@ -34,6 +35,7 @@ from billing.models import (
     PriceRate,
     PriceVersion,
     Receipt,
+    RechargeMail,
     Refund,
     RefundHold,
     RefundMail,
@@ -166,6 +168,15 @@ def dispute(**fields: Any) -> Dispute:
 def flag(**fields: Any) -> PaymentFlag:
     flagged = payment()
     return PaymentFlag.objects.create(account=flagged.account, payment=flagged, cause="du_1", reason="x", **fields)
+
+
+def recharge(**fields: Any) -> AutoRecharge:
+    return factories.auto_recharge(factories.account(), **fields)
+
+
+def recharge_mail(**fields: Any) -> RechargeMail:
+    defaults = {"account": factories.account(), "recipient": factories.user(), "about": "declined"}
+    return RechargeMail.objects.create(**{**defaults, **fields})
 
 
 def event(**fields: Any) -> StripeEvent:
@@ -317,6 +328,18 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("refund_one_held", two_held_refunds),
     ("refundmail_sent_at", lambda: RefundMail.objects.create(refund=refund(), about="sent", state="sent")),
     ("refund_mail_once", lambda: repeated(RefundMail.objects.create, refund=refund(), about="sent")),
+    ("auto_recharge_terms_sane", lambda: recharge(threshold_cents=0)),
+    ("auto_recharge_terms_sane", lambda: recharge(amount_cents=0)),
+    ("auto_recharge_terms_sane", lambda: recharge(monthly_cap_cents=499)),
+    ("auto_recharge_on_or_stopped", lambda: recharge(enabled=False)),
+    ("auto_recharge_on_or_stopped", lambda: recharge(stopped_reason="staff", stopped_at=NOW)),
+    ("auto_recharge_on_or_stopped", lambda: recharge(enabled=False, stopped_reason="staff")),
+    ("auto_recharge_on_or_stopped", lambda: recharge(enabled=False, stopped_at=NOW)),
+    ("auto_recharge_attempt_is_due", lambda: recharge(attempt=payment(kind="recharge"))),
+    ("auto_recharge_attempt_is_due", lambda: recharge(attempt_due_at=NOW)),
+    ("recharge_mail_once", lambda: repeated(recharge_mail, payment=payment(), recipient=factories.user())),
+    ("rechargemail_sent_at", lambda: recharge_mail(state="sent")),
+    ("rechargemail_sent_at", lambda: recharge_mail(sent_at=NOW)),
     (
         "stripe_customer_card_with_consent",
         lambda: StripeCustomer.objects.create(account=factories.account(), livemode=False, payment_method="pm_1"),

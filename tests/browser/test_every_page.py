@@ -28,7 +28,7 @@ CUSTOMERS = [
     *("/", "/docs/", "/usage/?group=key", "/requests/", "/requests/{call}/", "/statement/", "/statement/?day={day}"),
     *("/statement/document/", "/billing/", "/billing/details/", "/billing/receipts/{receipt}/"),
     *("/keys/", "/keys/create/", "/keys/{key}/", "/keys/{key}/limits/", "/keys/{key}/rotate/", "/keys/{key}/revoke/"),
-    *("/billing/redeem/", "/billing/alerts/", "/billing/close/"),
+    *("/billing/redeem/", "/billing/alerts/", "/billing/auto-recharge/", "/billing/close/"),
     *("/team/", "/activity/", "/settings/", "/accounts/email/", "/accounts/password/change/", "/accounts/sessions/"),
     *("/accounts/2fa/", "/accounts/2fa/totp/activate/", "/accounts/2fa/webauthn/", "/accounts/logout/"),
 ]
