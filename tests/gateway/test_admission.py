@@ -30,13 +30,13 @@ def test_of_64_simultaneous_calls_a_balance_for_10_admits_exactly_10(stack: Stac
     (status, _), *_ = all_at_once([stack.webs[0].url], rich.secret, body)
     assert status == 200
     (hold,) = {record.held for record in rich.settled(1)}
-    alice = customer(pico=10 * hold)
 
-    answers = all_at_once([web.url for web in stack.webs] * 32, alice.secret, body)
-    # On a machine with much to do some are told to come again; nothing was held for them.
-    while busy := sum(status == 503 for status, _ in answers):
-        again = all_at_once([stack.webs[0].url] * busy, alice.secret, body)
-        answers = [*again, *(answer for answer in answers if answer[0] != 503)]
+    # On a machine with much to do some are told to come again, which is another try: they would come too late.
+    for _ in range(5):
+        alice = customer(pico=10 * hold)
+        answers = all_at_once([web.url for web in stack.webs] * 32, alice.secret, body)
+        if all(status != 503 for status, _ in answers):
+            break
 
     assert Counter(status for status, _ in answers) == {200: 10, 402: 54}
     assert {answer["error"]["code"] for status, answer in answers if status == 402} == {"insufficient_balance"}
