@@ -35,7 +35,9 @@ class ReasonForm(forms.Form):
     """Its id makes a form that is sent twice one refund."""
 
     reason = forms.CharField(
-        max_length=300, help_text="For us: it stays with the refund. The customer does not see it."
+        max_length=300,
+        widget=forms.TextInput(attrs={"class": "vTextField"}),
+        help_text="For us: it stays with the refund. The customer does not see it.",
     )
     sure = forms.BooleanField(label="I am sure: the money leaves, and cannot be called back.")
     form_id = forms.UUIDField(widget=forms.HiddenInput)
@@ -146,6 +148,7 @@ CLOSING_URLS: list[URLPattern] = [
 @admin.register(Refund)
 class RefundAdmin(CustomerRowsAdmin):
     owner = "payment__account"
+    ordering = ["-created_at", "-pk"]
     search_help_text = "An id of ours or of Stripe's (re_, pi_), or the e-mail address of a customer."
     list_display = [
         "created_at", "account", "state", dollars_of_cents("amount_cents"), "source", "requested_by",

@@ -85,6 +85,7 @@ class Refund(models.Model):
         ]  # fmt: skip
         indexes = [
             models.Index(fields=["updated_at"], name="refund_held", condition=Q(state="held")),
+            models.Index(fields=["-created_at"], name="refund_newest"),
         ]
 
     def __str__(self) -> str:
