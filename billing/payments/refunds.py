@@ -70,7 +70,7 @@ def room(payment: Payment, *, now: datetime) -> Room:
     paid = payment.total_cents or 0
     gone = payment.refunds.filter(state__in=Refund.GONE).aggregate(cents=Sum("amount_cents", default=0))["cents"]
     under_way = payment.refunds.filter(state=State.HELD).aggregate(cents=Sum("amount_cents", default=0))["cents"]
-    rest = paid - payment.returned_cents - under_way
+    rest = max(0, paid - payment.returned_cents - under_way)  # A dispute may take what was refunded already.
     lots = CreditLot.objects.filter(wallet=payment.account_id, kind=CreditLot.Kind.PAID, remaining__gt=0)
     unspent = _within(payment, rest, lots.aggregate(left=Sum("remaining", default=0))["left"])
     most = _within(payment, rest, ledger.refundable(account_id=payment.account_id, now=now))

@@ -15,8 +15,8 @@ from pytest_django import Settings
 from accounts.models import AuditEvent, User
 from apikeys import keys
 from billing import clock, ledger, money
-from billing.models import Payment, Refund, RefundHold, StripeEvent, Transfer, Wallet
-from billing.payments import fulfilment, inbox, refunds
+from billing.models import Payment, Refund, RefundHold, StripeEvent, Transfer, TransferKind, Wallet
+from billing.payments import fulfilment, inbox, refunds, returns
 from tests import factories
 from tests.billing import processes, stage
 from tests.billing.fake_stripe import FakeStripe
@@ -136,6 +136,17 @@ class TestOurs:
                 start(payment, cents)
         assert start(payment, 357).state == "succeeded"
         stage.assert_books_hold()
+
+    def test_what_a_dispute_took_is_not_refunded_and_is_said(self, stripe: FakeStripe) -> None:
+        payment = paid(stripe)
+        again(stripe, payment, 5000)
+        start(payment, 500)
+        returns.move(payment, 2500, kind=TransferKind.DISPUTE, cause=factories.unique("dispute"), now=clock.now())
+
+        payment.refresh_from_db()
+        found = refunds.room(payment, now=clock.now())
+        assert (found.refunded, found.disputed, found.spent, found.held, found.most) == (500, 2500, 0, 0, 0)
+        assert [part.cents for part in refunds.parts_of(payment.account, now=clock.now())] == [4500]
 
     def test_promotional_credit_is_never_refunded(self, stripe: FakeStripe) -> None:
         payment = paid(stripe)
