@@ -7,7 +7,7 @@ from uuid import UUID
 
 from accounts.models import Account
 from billing import money
-from billing.models import Payment, Receipt, Refund
+from billing.models import Dispute, Payment, Receipt, Refund
 
 PAGE_SIZE = 25
 State = Payment.State
@@ -46,7 +46,7 @@ class Line:
     word: str
     tone: str
     why: str
-    refunds: list[str]
+    since: list[str]
 
     @property
     def paid_cents(self) -> int | None:
@@ -63,9 +63,8 @@ class Page:
 
 
 def page(account: Account, *, before: UUID | None = None) -> Page:
-    found = (
-        Payment.objects.filter(account=account).select_related("receipt").prefetch_related("refunds").order_by("-id")
-    )
+    whole = Payment.objects.select_related("receipt").prefetch_related("refunds", "disputes__movements")
+    found = whole.filter(account=account).order_by("-id")
     if before is not None:
         found = found.filter(pk__lt=before)
     payments = list(found[: PAGE_SIZE + 1])
@@ -73,10 +72,12 @@ def page(account: Account, *, before: UUID | None = None) -> Page:
     return Page([line_of(payment) for payment in shown], shown[-1].pk if len(payments) > PAGE_SIZE else None)
 
 
-def refunds_of(payment: Payment) -> list[str]:
-    """What was given back of it, and what became of that: a sentence each, the oldest first."""
-    shown = [refund for refund in payment.refunds.all() if refund.state != Refund.State.REFUSED]
-    return [_told(refund) for refund in sorted(shown, key=lambda refund: refund.created_at)]
+def since_paid(payment: Payment) -> list[str]:
+    """What was given back of it or disputed, and what became of that: a sentence each, the oldest first of its kind."""
+    refunds = [refund for refund in payment.refunds.all() if refund.state != Refund.State.REFUSED]
+    told = [_told(refund) for refund in sorted(refunds, key=lambda refund: refund.created_at)]
+    disputes = [dispute for dispute in payment.disputes.all() if dispute.status != Dispute.Status.WARNING_CLOSED]
+    return told + [_dispute_told(dispute) for dispute in sorted(disputes, key=lambda dispute: dispute.opened_at)]
 
 
 def _told(refund: Refund) -> str:
@@ -94,6 +95,25 @@ def _told(refund: Refund) -> str:
     return f"{amount} was refunded on {refund.posted_at:%Y-%m-%d}."
 
 
+def _dispute_told(dispute: Dispute) -> str:
+    when = f"{dispute.opened_at:%Y-%m-%d}"
+    if dispute.is_inquiry:
+        return f"The bank asks us about it since {when}. Nothing was taken back."
+    taken = _taken_cents(dispute)
+    amount = money.display(money.from_cents(taken)) if taken else "nothing"
+    if dispute.closed_at is None:
+        return f"Disputed at the bank on {when}: {amount} is taken back until it is decided."
+    return f"Disputed at the bank on {when}: {amount} was taken back in the end."
+
+
+def _taken_cents(dispute: Dispute) -> int:
+    return -sum(movement.cents for movement in dispute.movements.all())
+
+
+def _is_disputed(dispute: Dispute) -> bool:
+    return not dispute.is_inquiry and (dispute.closed_at is None or _taken_cents(dispute) > 0)
+
+
 def line_of(payment: Payment) -> Line:
     state = State(payment.state)
     word, tone = WORDS[state]
@@ -103,6 +123,8 @@ def line_of(payment: Payment) -> Line:
     gone = sum(refund.amount_cents for refund in payment.refunds.all() if refund.state in Refund.GONE)
     if gone:
         word, tone = ("Refunded" if gone >= (payment.total_cents or 0) else "Partly refunded"), "none"
+    if any(_is_disputed(dispute) for dispute in payment.disputes.all()):
+        word, tone = "Disputed", "bad"
     if payment.error and state != State.PAID:
         why = UNCLEAR
-    return Line(payment, getattr(payment, "receipt", None), word, tone, why, refunds_of(payment))
+    return Line(payment, getattr(payment, "receipt", None), word, tone, why, since_paid(payment))

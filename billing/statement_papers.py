@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, date, datetime
 
 from django.db.models import Q, Sum
 
 from accounts.models import Account
 from billing import details, money, periods, statements
-from billing.models import Payment, Refund
+from billing.models import DisputeMovement, Payment, Refund
 from billing.paper import Paper, Table
 from billing.periods import Period
 from billing.statements import Line, Statement
@@ -65,7 +66,7 @@ def _notes(account: Account, of: Statement, *, over: bool) -> list[str]:
         kind = "" if livemode else "Simulated, no real money: "
         amounts = [money.exactly(money.from_cents(cents)) for cents in (total, tax)]
         notes.append(f"{kind}{amounts[0]} was paid for the top-ups of this month, {amounts[1]} of it tax.")
-    notes += _refunded(account, period)
+    notes += _refunded(account, period) + _disputed(account, period)
     notes.append(
         "Days are those of UTC. A call belongs to the day on which it began. Amounts are exact, in US dollars."
     )
@@ -87,4 +88,24 @@ def _refunded(account: Account, period: Period) -> list[str]:
         amounts = [money.exactly(money.from_cents(cents)) for cents in (total, tax, back)]
         arrived = f" {amounts[2]} of it did not reach the card and came back." if back else ""
         notes.append(f"{kind}{amounts[0]} was refunded in this month, {amounts[1]} of it tax.{arrived}")
+    return notes
+
+
+def _disputed(account: Account, period: Period) -> list[str]:
+    """What banks took, less what came back."""
+    days = {"transfer__day__gte": period.since.date(), "transfer__day__lte": period.last_day}
+    moved = DisputeMovement.objects.filter(dispute__payment__account=account, **days)
+    taken: Counter[bool] = Counter()
+    net: Counter[bool] = Counter()
+    for movement in moved.select_related("transfer", "dispute__payment"):
+        livemode = movement.dispute.payment.livemode
+        taken[livemode] -= movement.cents
+        if movement.transfer:
+            net[livemode] += movement.transfer.amount if movement.cents < 0 else -movement.transfer.amount
+    notes = []
+    for livemode, cents in sorted(taken.items()):
+        kind = "" if livemode else "Simulated, no real money: "
+        whole, way = money.from_cents(abs(cents)), "taken back" if cents >= 0 else "given back again"
+        tax = money.exactly(abs(money.from_cents(cents) - net[livemode]))
+        notes.append(f"{kind}{money.exactly(whole)} of disputed payments was {way} in this month, {tax} of it tax.")
     return notes

@@ -62,6 +62,8 @@ class Line:
             return "Credit from us"
         if self.kind == TransferKind.REFUND and self.amount > 0:
             return "Refund that came back"
+        if self.kind == TransferKind.DISPUTE and self.amount > 0:
+            return "Disputed payment that came back"
         return TITLES[TransferKind(self.kind)]
 
     @property

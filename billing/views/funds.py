@@ -17,7 +17,7 @@ from accounts.models import Membership
 from billing import funds, payment_log
 from billing.forms import FundsForm
 from billing.models import Payment
-from billing.payments import fulfilment, stripe_api, topups
+from billing.payments import flags, fulfilment, stripe_api, topups
 
 
 class _SeeOther(HttpResponseRedirect):
@@ -52,6 +52,7 @@ def add(request: HttpRequest, membership: Membership) -> HttpResponse:
         "simulated": is_on and not settings.STRIPE_LIVEMODE,
         "wallet": funds.wallet_of(membership.account),
         "pending": topups.pending(membership.account),
+        "is_flagged": flags.is_flagged(membership.account.pk),
     }
     return render(request, "billing/funds.html", facts, status=503 if trouble else 200)
 
@@ -72,7 +73,7 @@ def payment(request: HttpRequest, membership: Membership, payment_id: UUID) -> H
         "payment": found,
         "asked": asked,
         "left": "left" in request.GET,
-        "refunds": payment_log.refunds_of(found),
+        "since": payment_log.since_paid(found),
         "wallet": funds.wallet_of(membership.account),
     }
     partial = "HX-Request" in request.headers

@@ -22,7 +22,7 @@ def receipt(request: HttpRequest, membership: Membership, number: str) -> HttpRe
     facts = {
         "paper": receipts.paper(found),
         "back": "billing:payments",
-        "since": payment_log.refunds_of(found.payment),
+        "since": payment_log.since_paid(found.payment),
         "receipt_url": found.payment.receipt_url,
         "pdf_url": reverse("billing:receipt_pdf", args=[number]),
     }
