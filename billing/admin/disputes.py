@@ -55,14 +55,14 @@ class DisputeAdmin(CustomerRowsAdmin):
     owner = "payment__account"
     search_help_text = "An id of Stripe's (dp_, du_, pi_, ch_), or the e-mail address of a customer."
     list_display = [
-        "opened_at", "stripe_id", "account", dollars_of_cents("amount_cents"), "status", "reason", "answer_due",
+        "stripe_id", "account", dollars_of_cents("amount_cents"), "answer_due", "status", "reason", "opened_at",
         "closed_at",
     ]  # fmt: skip
     list_filter = [_Stage, "status"]
     list_select_related = ["payment__account"]
     fields = [
         "stripe_id", "account", "payment_of_ours", "at_stripe", dollars_of_cents("amount_cents"), "status", "reason",
-        "answer_due", "moved", "mailed", "opened_at", "closed_at", "asked_at",
+        "answer_due", "moved", "flag", "mailed", "opened_at", "closed_at", "asked_at",
     ]  # fmt: skip
 
     def row_of(self, term: str) -> Q | None:
@@ -99,8 +99,8 @@ class DisputeAdmin(CustomerRowsAdmin):
         """Each movement of Stripe's balance, with the transfer of the wallet that it caused."""
         found = dispute.movements.select_related("transfer").order_by("moved_at", "id")
         lines = format_html_join(
-            "",
-            "<li>{} {} <code>{}</code>{}</li>",
+            SafeString("<br>"),
+            "{} {} <code>{}</code>{}",
             (
                 (
                     f"{movement.moved_at:%Y-%m-%d %H:%M}",
@@ -111,7 +111,16 @@ class DisputeAdmin(CustomerRowsAdmin):
                 for movement in found
             ),
         )
-        return format_html("<ul>{}</ul>", lines) if lines else "Nothing"
+        return lines or "Nothing"
+
+    @admin.display(description="flag")
+    def flag(self, dispute: Dispute) -> SafeString | str:
+        """An inquiry has none."""
+        found = PaymentFlag.objects.filter(cause=dispute.stripe_id).first()
+        if found is None:
+            return "-"
+        address = f"{reverse('admin:billing_paymentflag_changelist')}?q={found.cause}"
+        return format_html('<a href="{}">{}</a>', address, "Cleared" if found.cleared_at else "Stands: clear it there")
 
     @admin.display(description="told us by mail")
     def mailed(self, dispute: Dispute) -> str:

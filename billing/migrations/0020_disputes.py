@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('stripe_id', models.CharField(max_length=255, unique=True)),
                 ('amount_cents', models.BigIntegerField(help_text='What is disputed, tax included.')),
-                ('status', models.CharField(choices=[('warning_needs_response', 'inquiry: needs an answer'), ('warning_under_review', 'inquiry: the bank reads our answer'), ('warning_closed', 'inquiry: closed, no money moved'), ('needs_response', 'needs an answer'), ('under_review', 'the bank reads our answer'), ('won', 'Won'), ('lost', 'Lost'), ('prevented', 'Prevented')], max_length=50)),
+                ('status', models.CharField(choices=[('warning_needs_response', 'Inquiry: needs an answer'), ('warning_under_review', 'Inquiry: the bank reads our answer'), ('warning_closed', 'Inquiry: closed, no money moved'), ('needs_response', 'Needs an answer'), ('under_review', 'The bank reads our answer'), ('won', 'Won'), ('lost', 'Lost'), ('prevented', 'Prevented')], max_length=50)),
                 ('reason', models.CharField(help_text='In the words of the bank.', max_length=100)),
                 ('due_by', models.DateTimeField(help_text='Until when our evidence must be at Stripe.', null=True)),
                 ('opened_at', models.DateTimeField(help_text="By Stripe's clock.")),

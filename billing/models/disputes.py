@@ -24,11 +24,11 @@ class Dispute(models.Model):
     """As Stripe last told of it. What it did to our money is in its movements."""
 
     class Status(models.TextChoices):
-        WARNING_NEEDS_RESPONSE = "warning_needs_response", "inquiry: needs an answer"
-        WARNING_UNDER_REVIEW = "warning_under_review", "inquiry: the bank reads our answer"
-        WARNING_CLOSED = "warning_closed", "inquiry: closed, no money moved"
-        NEEDS_RESPONSE = "needs_response", "needs an answer"
-        UNDER_REVIEW = "under_review", "the bank reads our answer"
+        WARNING_NEEDS_RESPONSE = "warning_needs_response", "Inquiry: needs an answer"
+        WARNING_UNDER_REVIEW = "warning_under_review", "Inquiry: the bank reads our answer"
+        WARNING_CLOSED = "warning_closed", "Inquiry: closed, no money moved"
+        NEEDS_RESPONSE = "needs_response", "Needs an answer"
+        UNDER_REVIEW = "under_review", "The bank reads our answer"
         WON = "won"
         LOST = "lost"
         PREVENTED = "prevented"

@@ -67,6 +67,7 @@ def test_of_one_that_is_over_when_we_hear_of_it_it_says_how_it_ended(mails: list
     waiting(status="lost", closed_at=datetime.now(UTC))
     dispute_mails.send_due()
     assert mails[0].subject == "Dispute of $29.75: Lost"
+    assert "We hear of it now that it is decided." in mails[0].body
     assert "Evidence" not in mails[0].body
 
 

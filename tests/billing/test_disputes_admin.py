@@ -110,6 +110,18 @@ def test_a_flag_is_cleared_by_staff_and_that_is_written_down(staff: Client) -> N
     assert flag.cause not in staff.get(FLAGS, {"standing": "yes"}).content.decode()
 
 
+def test_the_page_of_a_dispute_leads_to_its_flag(staff: Client) -> None:
+    payment = paid()
+    dispute, inquiry = papers.dispute(payment, stripe_id="du_1"), papers.dispute(payment, stripe_id="du_2")
+    flags.flag(payment, cause="du_1", reason="Dispute of $25.00: fraudulent")
+    assert "Stands: clear it there" in staff.get(f"{DISPUTES}{dispute.pk}/change/").content.decode()
+    assert "Stands" not in staff.get(f"{DISPUTES}{inquiry.pk}/change/").content.decode()
+    assert "Dispute of $25.00" in staff.get(FLAGS, {"q": "du_1"}).content.decode()
+
+    flags.clear(payment.flags.all(), now=datetime.now(UTC), by=factories.user())
+    assert "Stands" not in staff.get(f"{DISPUTES}{dispute.pk}/change/").content.decode()
+
+
 def test_staff_who_may_only_look_clear_nothing() -> None:
     flag = flagged()
     user = User.objects.create_user(f"{factories.unique('auditor')}@example.test", is_staff=True)
