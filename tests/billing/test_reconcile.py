@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -21,20 +20,17 @@ from tests import people
 from tests.billing import processes, stage
 from tests.billing.test_fulfilment import USD, posted, session_of
 from tests.stack import until
-from tests.stripe_simulator.process import KEY, SECRET, StripeSimulator
+from tests.stripe_simulator.process import StripeSimulator
 from tests.stripe_simulator.test_after_payment import paid as paid_to_another_app
 
 FEE = 103  # Of 25.00 USD: 2.9 % and 30 cents.
 
 
 @pytest.fixture
-def simulator(settings: Settings, tmp_path: Path) -> Iterator[StripeSimulator]:
-    """A Stripe of the test's own, which never tells what happens."""
-    simulator = StripeSimulator(tmp_path / "stripe.sqlite3")
-    settings.STRIPE_SECRET_KEY, settings.STRIPE_WEBHOOK_SECRETS = KEY, [SECRET]
-    settings.STRIPE_API_BASE = simulator.url
-    yield simulator
-    simulator.stop()
+def simulator(simulator: StripeSimulator) -> StripeSimulator:
+    """A Stripe in which nothing has happened, and which never tells what happens."""
+    simulator.control("forget")
+    return simulator
 
 
 def paid(simulator: StripeSimulator, cents: int = 2500) -> Payment:
@@ -322,7 +318,7 @@ def test_reconcilers_that_are_killed_at_random_post_once(simulator: StripeSimula
     payments = [paid(simulator) for _ in range(6)]
     simulator.control("fee", amount="77")
     for seed in range(6):
-        processes.kill_at_random(processes.reconcile_for_ever, KEY, simulator.url, seed=seed, seconds=0.4)
+        processes.kill_at_random(processes.reconcile_for_ever, simulator.key, simulator.url, seed=seed, seconds=0.4)
     # PostgreSQL may still be at work for the last one.
     until(lambda: not isinstance(stage.at_the_same_time(run)[0], reconcile.Busy))
     assert run() == Outcome()

@@ -50,6 +50,16 @@ def test_a_movement_is_listed_with_what_caused_it(simulator: StripeSimulator, cl
     assert (found[1].source.id, found[2].source.payment_intent) == (refund.id, intent.id)
 
 
+def test_a_simulator_that_forgets_begins_again(start: Callable[..., StripeSimulator]) -> None:
+    simulator = start()
+    client = simulator.client()
+    customer = client.v1.customers.create({}, {"idempotency_key": "once"})
+    simulator.control("tax", milli_percent="19000")
+    simulator.control("forget")
+    assert [raw(simulator, f"/v1/{name}")["data"] for name in ("customers", "events")] == [[], []]
+    assert client.v1.customers.create({}, {"idempotency_key": "once"}).id != customer.id
+
+
 def test_events_are_kept_for_thirty_days_and_objects_for_ever(
     start: Callable[..., StripeSimulator], receiver: Receiver
 ) -> None:

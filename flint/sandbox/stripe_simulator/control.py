@@ -112,6 +112,8 @@ class Control:
                 return balance.adjust(store, _number(form, "amount", 100))
             case "days":
                 store.let_days_pass(_number(form, "days", 31))
+            case "forget":
+                store.forget()
             case "card":
                 behaviour = form.get("behaviour", "")
                 if behaviour not in ("", intents.AUTHENTICATE, *intents.DECLINES):
