@@ -13,13 +13,13 @@ from django.db import IntegrityError, ProgrammingError, connection, models, tran
 from accounts.models import Account, Membership, Tier, User
 from apikeys import keys
 from apikeys.models import ApiKey
-from billing.models import AutoRecharge, LanguageModel
+from billing.models import AutoRecharge, LanguageModel, StripeCustomer
 from gateway import backends
 from gateway.models import Backend, Route
 from tests import factories, people
 from tests.billing import stage
 
-TRACKED = [Account, AutoRecharge, Membership, Tier, User, ApiKey, LanguageModel, Backend, Route]
+TRACKED = [Account, AutoRecharge, Membership, Tier, User, ApiKey, LanguageModel, StripeCustomer, Backend, Route]
 
 
 def history(model: type[models.Model]) -> Any:
@@ -87,6 +87,19 @@ def test_staff_who_make_themselves_more_are_kept_and_signing_in_is_not() -> None
 
 
 @pytest.mark.django_db
+def test_who_agreed_to_have_which_card_saved_is_kept_when_both_are_gone() -> None:
+    account, _ = people.customer("alice")
+    row = StripeCustomer.objects.create(account=account, livemode=False)
+    agreed = {"consented_at": datetime.now(UTC), "consented_by": account.users.get()}
+    StripeCustomer.objects.filter(pk=row.pk).update(payment_method="pm_1", card_last4="4242", **agreed)
+    StripeCustomer.objects.filter(pk=row.pk).delete()
+
+    kept = history(StripeCustomer).filter(pgh_obj_id=account.pk)
+    assert [one.pgh_label for one in kept] == ["insert", "update", "delete"]
+    assert (kept.last().card_last4, kept.last().consented_by_id) == ("4242", account.users.get().pk)
+
+
+@pytest.mark.django_db
 def test_a_backend_and_its_routes_are_kept() -> None:
     model = factories.language_model()
     backend = backends.save(
@@ -111,6 +124,7 @@ def test_the_history_itself_cannot_be_rewritten(model: type[models.Model], state
     Tier.objects.create(name="T", requests_per_minute=1, tokens_per_minute=1, concurrent_requests=1)
     keys.create(account=account, name="k", now=datetime.now(UTC))
     factories.auto_recharge(account)
+    StripeCustomer.objects.get_or_create(account=account, defaults={"livemode": False})
     table = history(model).model._meta.db_table
 
     with pytest.raises(ProgrammingError, match="Cannot update or delete rows"), transaction.atomic():

@@ -7,6 +7,7 @@ as it came and worked on afterwards. Amounts are US cents, as Stripe counts them
 
 from __future__ import annotations
 
+import pghistory
 import uuid_utils.compat as uuids
 from django.conf import settings
 from django.db import models
@@ -17,6 +18,7 @@ from accounts.models import Account
 from billing.models.wallets import Transfer
 
 
+@pghistory.track(model_name="StripeCustomerHistory")
 class StripeCustomer(models.Model):
     """The row comes first and is locked while Stripe makes the customer, so an account never has two."""
 
