@@ -199,7 +199,7 @@ class AlertsForm(forms.Form):
         label="Amounts in USD",
         max_length=200,
         required=False,
-        help_text="Such as 5, 50. Leave it empty to get no mails.",
+        help_text="Such as 5, 50. Leave it empty to get none about the balance.",
     )
     statements = forms.BooleanField(
         label="A statement at the start of each month",

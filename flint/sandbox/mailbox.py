@@ -28,6 +28,7 @@ class Mail:
     subject: str
     at: datetime
     text: str
+    attached: list[str]
     code: str = ""
     link: str = ""
 
@@ -61,5 +62,6 @@ def _read(path: Path) -> Mail:
         subject=str(message["Subject"]),
         at=datetime.fromtimestamp(path.stat().st_mtime, UTC),
         text=text,
+        attached=[part.get_filename() or "without a name" for part in message.iter_attachments()],
         **{name: match[0] for name, match in found.items() if match},
     )

@@ -19,10 +19,13 @@ def folder(settings: object, tmp_path: Path) -> Path:
     return path
 
 
-def send(folder: Path, subject: str, text: str, *, minute: int = 0) -> None:
+def send(folder: Path, subject: str, text: str, *, minute: int = 0, attached: str = "") -> None:
     known = set(folder.glob("*")) if folder.exists() else set()
     connection = mail.get_connection("flint.sandbox.mail_files.EmailBackend")
-    mail.EmailMessage(subject, text, "us@example.test", ["you@example.test"], connection=connection).send()
+    message = mail.EmailMessage(subject, text, "us@example.test", ["you@example.test"], connection=connection)
+    if attached:
+        message.attach(attached, b"%PDF", "application/pdf")
+    message.send()
     for path in set(folder.glob("*")) - known:
         os.utime(path, (1_700_000_000 + 60 * minute,) * 2)
 
@@ -47,6 +50,11 @@ def test_mails_of_one_moment_stay_apart(folder: Path) -> None:
         send(folder, f"number {number}", "text")
 
     assert content().count("<article") == 20
+
+
+def test_it_names_what_is_attached(folder: Path) -> None:
+    send(folder, "A receipt", "text", attached="receipt-7.pdf")
+    assert "Attached: receipt-7.pdf" in content()
 
 
 def test_it_shows_whom_it_went_to_and_all_of_the_text(folder: Path) -> None:
