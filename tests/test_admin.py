@@ -43,6 +43,8 @@ from billing.models import (
     PriceVersion,
     PromiseCheck,
     RechargeMail,
+    Refund,
+    RefundMail,
     RefusedCalls,
     ReleasedHolds,
     StripeCursor,
@@ -68,7 +70,7 @@ MONEY = [
     UsageRecord, Hold, LateUsageRecord, UsageHour, ReleasedHolds, RefusedCalls, GatewayProcess,
     PeriodicTask, PromiseCheck, Payment, StripeCustomer, StripeEvent, LowBalanceMail, DocumentMail,
     Dispute, DisputeMail, PaymentFlag, BalanceTransaction, StripeCursor, ClearingCheck, Attempt,
-    AutoRecharge, RechargeMail,
+    AutoRecharge, RechargeMail, Refund, RefundMail,
 ]  # fmt: skip
 OURS = [
     *MONEY,
@@ -120,6 +122,11 @@ def one_of_each() -> Account:
     PromiseCheck.objects.create(promise=uuid4().hex[:10], broken=0)
     StripeCustomer.objects.create(account=account, livemode=False)
     payment = Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
+    refund = Refund.objects.create(
+        payment=papers.paid(account), amount_cents=5, tax_cents=0, source="stripe", state="sent", posted_at=now,
+        stripe_id=uuid4().hex,
+    )  # fmt: skip
+    RefundMail.objects.create(refund=refund, about="sent")
     dispute = papers.dispute(payment)
     DisputeMail.objects.create(dispute=dispute, about="dispute")
     PaymentFlag.objects.create(account=account, payment=payment, cause=dispute.stripe_id, reason="Dispute")

@@ -287,7 +287,7 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("transfer_sides_allowed", lambda: transfer(debit="usage_revenue")),
     ("transfer_sides_allowed", lambda: transfer(debit="wallet")),
     ("transfer_sides_allowed", lambda: transfer(kind="usage")),
-    ("transfer_sides_allowed", lambda: outside(kind="payout", debit="stripe_clearing", credit="bank")),
+    ("transfer_sides_allowed", lambda: outside(kind="payout", debit="bank", credit="stripe_fees")),
     ("transfer_sides_allowed", lambda: outside(kind="made up")),
     ("transfer_wallet_seq_unique", repeated_wallet_seq),
     ("billing_transfer_cause", lambda: repeated(outside, cause=factories.unique("once"), amount=1)),
