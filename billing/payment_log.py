@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
+
+from django.db.models import prefetch_related_objects
 
 from accounts.models import Account
 from billing import money
@@ -63,13 +66,18 @@ class Page:
 
 
 def page(account: Account, *, before: UUID | None = None) -> Page:
-    whole = Payment.objects.select_related("receipt").prefetch_related("refunds", "disputes__movements")
-    found = whole.filter(account=account).order_by("-id")
+    found = Payment.objects.filter(account=account).select_related("receipt").order_by("-id")
     if before is not None:
         found = found.filter(pk__lt=before)
     payments = list(found[: PAGE_SIZE + 1])
     shown = payments[:PAGE_SIZE]
-    return Page([line_of(payment) for payment in shown], shown[-1].pk if len(payments) > PAGE_SIZE else None)
+    return Page(lines(shown), shown[-1].pk if len(payments) > PAGE_SIZE else None)
+
+
+def lines(payments: Sequence[Payment]) -> list[Line]:
+    """Read together with what followed them."""
+    prefetch_related_objects(payments, "refunds", "disputes__movements")
+    return [line_of(payment) for payment in payments]
 
 
 def since_paid(payment: Payment) -> list[str]:

@@ -49,7 +49,7 @@ def show(request: HttpRequest, membership: Membership) -> HttpResponse:
         "capped": found is not None and this_month + found.amount_cents > found.monthly_cap_cents,
         "most_failures": auto_recharge.MOST_FAILURES,
         "month": auto_recharge.month_of(now),
-        "attempts": [payment_log.line_of(payment) for payment in auto_recharge.attempts(account)],
+        "attempts": payment_log.lines(auto_recharge.attempts(account)),
         "wallet": funds.wallet_of(account),
         "form_id": uuid4(),
     }

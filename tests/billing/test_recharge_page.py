@@ -183,7 +183,7 @@ class TestThePage:
             recharge.work(account.pk)
         assert states(account) == ["paid", "failed", "requires_action"]
         client = people.owner_of(account)
-        with django_assert_max_num_queries(12):
+        with django_assert_max_num_queries(13):
             client.get(PAGE)
 
     @pytest.mark.parametrize("address", [PAGE, f"{PAGE}off/", f"{PAGE}remove-card/"])
