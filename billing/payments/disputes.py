@@ -12,13 +12,15 @@ nobody answers becomes a dispute.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Count, Min
 
 from billing import clock, money
-from billing.models import Dispute, DisputeMail, DisputeMovement, Payment, TransferKind
+from billing.models import Dispute, DisputeMail, DisputeMovement, Payment, PaymentFlag, TransferKind
 from billing.payments import flags, fulfilment, returns, stripe_api
 from billing.payments.stripe_api import FoundDispute, FoundMovement
 
@@ -27,6 +29,21 @@ logger = logging.getLogger(__name__)
 
 class ForeignMoney(Exception):
     """Stripe's balance moved in a currency in which we keep no books."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for staff."""
+
+    unanswered: int  # Disputes and inquiries.
+    first_due: datetime | None
+    flagged_accounts: int
+
+
+def waiting() -> Waiting:
+    unanswered = Dispute.objects.filter(status__in=Dispute.UNANSWERED).aggregate(count=Count("pk"), due=Min("due_by"))
+    flagged = PaymentFlag.objects.filter(cleared_at=None).aggregate(count=Count("account", distinct=True))
+    return Waiting(unanswered["count"], unanswered["due"], flagged["count"])
 
 
 def apply(dispute_id: str) -> Dispute | None:

@@ -1,4 +1,4 @@
-"""The state of the background work, on the first page of the admin."""
+"""What staff see first on the first page of the admin: the background work, and what banks want back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from django import template
 
 from billing import backlog
+from billing.payments import disputes
 
 register = template.Library()
 
@@ -14,3 +15,8 @@ register = template.Library()
 @register.inclusion_tag("admin/_backlog.html")
 def background_work() -> dict[str, Any]:
     return {"backlog": backlog.measure()}
+
+
+@register.inclusion_tag("admin/_disputes.html")
+def waiting_disputes() -> dict[str, Any]:
+    return {"waiting": disputes.waiting()}

@@ -122,6 +122,23 @@ def test_the_page_of_a_dispute_leads_to_its_flag(staff: Client) -> None:
     assert "Stands" not in staff.get(f"{DISPUTES}{dispute.pk}/change/").content.decode()
 
 
+def test_the_first_page_says_how_many_wait_and_until_when(staff: Client) -> None:
+    first = staff.get("/admin/").content.decode()
+    assert "need an answer" not in first
+    assert "flagged" not in first
+    now, payment = datetime.now(UTC), paid()
+    soon, later = papers.dispute(payment, due_by=now + timedelta(days=2)), papers.dispute(payment)
+    papers.dispute(payment, status="won", closed_at=now, due_by=now)
+    for dispute in (soon, later):
+        flags.flag(payment, cause=dispute.stripe_id, reason="Dispute")
+
+    page = staff.get("/admin/").content.decode()
+
+    assert "Disputes that need an answer: 2" in page
+    assert f"the first by {soon.due_by:%Y-%m-%d %H:%M} UTC" in page
+    assert "not charged by themselves: 1" in page
+
+
 def test_staff_who_may_only_look_clear_nothing() -> None:
     flag = flagged()
     user = User.objects.create_user(f"{factories.unique('auditor')}@example.test", is_staff=True)
