@@ -65,7 +65,7 @@ class RefundForm(ReasonForm):
 def refund_payment(request: HttpRequest, payment_id: UUID) -> HttpResponse:
     payment = get_object_or_404(Payment.objects.select_related("account"), pk=payment_id)
     room = refunds.room(payment, now=clock.now())
-    suggested = Decimal(room.most) / 100
+    suggested = Decimal(room.most).scaleb(-2)
     form = RefundForm(request.POST or None, initial={"form_id": uuid4(), "amount": f"{suggested:.2f}"})
     if form.is_valid():
         asked = form.cleaned_data
