@@ -13,13 +13,16 @@ from django.db import IntegrityError, ProgrammingError, connection, models, tran
 from accounts.models import Account, Membership, Tier, User
 from apikeys import keys
 from apikeys.models import ApiKey
-from billing.models import AutoRecharge, LanguageModel, StripeCustomer
+from billing.models import AutoRecharge, LanguageModel, Payment, StripeCustomer
 from gateway import backends
 from gateway.models import Backend, Route
 from tests import factories, people
 from tests.billing import stage
 
-TRACKED = [Account, AutoRecharge, Membership, Tier, User, ApiKey, LanguageModel, StripeCustomer, Backend, Route]
+TRACKED = [
+    *(Account, Membership, Tier, User, ApiKey, LanguageModel, Backend, Route),
+    *(AutoRecharge, Payment, StripeCustomer),
+]
 
 
 def history(model: type[models.Model]) -> Any:
@@ -100,6 +103,18 @@ def test_who_agreed_to_have_which_card_saved_is_kept_when_both_are_gone() -> Non
 
 
 @pytest.mark.django_db
+def test_each_state_of_a_payment_is_kept_and_being_looked_at_is_none() -> None:
+    account, _ = people.customer("alice")
+    payment = Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
+    for state in (Payment.State.OPEN, Payment.State.PROCESSING, Payment.State.PROCESSING, Payment.State.FAILED):
+        payment.state = state
+        payment.save()  # Writes when, too.
+
+    kept = history(Payment).filter(pgh_obj_id=payment.pk)
+    assert [one.state for one in kept] == ["open", "processing", "failed"]
+
+
+@pytest.mark.django_db
 def test_a_backend_and_its_routes_are_kept() -> None:
     model = factories.language_model()
     backend = backends.save(
@@ -124,7 +139,8 @@ def test_the_history_itself_cannot_be_rewritten(model: type[models.Model], state
     Tier.objects.create(name="T", requests_per_minute=1, tokens_per_minute=1, concurrent_requests=1)
     keys.create(account=account, name="k", now=datetime.now(UTC))
     factories.auto_recharge(account)
-    StripeCustomer.objects.get_or_create(account=account, defaults={"livemode": False})
+    StripeCustomer.objects.create(account=account, livemode=False)
+    Payment.objects.create(account=account, kind="topup", livemode=False, amount_cents=1000)
     table = history(model).model._meta.db_table
 
     with pytest.raises(ProgrammingError, match="Cannot update or delete rows"), transaction.atomic():

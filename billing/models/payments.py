@@ -46,6 +46,7 @@ class StripeCustomer(models.Model):
         return f"{self.account} ({self.stripe_id or 'not made yet'})"
 
 
+@pghistory.track(exclude=["updated_at"], model_name="PaymentHistory")
 class Payment(models.Model):
     """Its id is our idempotency key at Stripe, so it is there before Stripe is asked."""
 
