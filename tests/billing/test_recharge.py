@@ -16,8 +16,8 @@ from pytest_django import Settings
 
 from accounts.models import Account, AuditEvent, Membership
 from billing import clock, closing, funds, tasks
-from billing.models import AutoRecharge, Receipt, StripeCustomer, UsageRecord, Wallet
-from billing.payments import auto_recharge, flags, fulfilment, recharge, stripe_api
+from billing.models import AutoRecharge, Receipt, StripeCustomer, StripeEvent, UsageRecord, Wallet
+from billing.payments import auto_recharge, flags, fulfilment, inbox, recharge, stripe_api
 from billing.payments.auto_recharge import CannotTurnOn, Terms
 from tests import factories, people
 from tests.billing import processes, stage
@@ -513,6 +513,34 @@ class TestTheSavedCard:
         assert row(account).stopped_reason == Stop.CARD_GONE
         assert told(account) == ["stopped"]
 
+    @pytest.mark.parametrize(
+        ("type_", "change"),
+        [
+            ("payment_method.detached", "detach"),
+            ("payment_method.automatically_updated", "detach"),
+            ("customer.updated", "detach"),
+            ("customer.deleted", "delete"),
+        ],
+    )
+    def test_a_message_about_it_asks_for_it(self, simulator: StripeSimulator, type_: str, change: str) -> None:
+        account = recharging(simulator)
+        known, client = StripeCustomer.objects.get(account=account), simulator.client()
+        if change == "detach":
+            client.v1.payment_methods.detach(known.payment_method)
+        else:
+            client.v1.customers.delete(known.stripe_id or "")
+        about = known.stripe_id if type_.startswith("customer.") else known.payment_method
+        event = StripeEvent.objects.create(
+            id=factories.unique("evt"), type=type_, created=clock.now(), livemode=False, source="webhook",
+            payload=f'{{"id": "evt", "object": "event", "type": "{type_}", "created": 1, "livemode": false, '
+            f'"data": {{"object": {{"id": "{about}"}}}}}}',
+        )  # fmt: skip
+
+        inbox.work(event.pk)
+
+        event.refresh_from_db()
+        assert (bool(event.processed_at), row(account).stopped_reason) == (True, Stop.CARD_GONE)
+
     def test_one_that_is_there_stays(self, simulator: StripeSimulator) -> None:
         account = recharging(simulator)
         known = StripeCustomer.objects.get(account=account)
@@ -525,11 +553,17 @@ class TestTheSavedCard:
         assert StripeCustomer.objects.get(account=account).card_exp_year == known.card_exp_year
         assert row(account).enabled
 
-    def test_a_customer_that_is_gone_takes_the_card_along(self, simulator: StripeSimulator) -> None:
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_a_customer_that_is_gone_takes_the_card_along(self, simulator: StripeSimulator, is_known: bool) -> None:
         account = recharging(simulator)
-        StripeCustomer.objects.filter(account=account).update(stripe_id="cus_gone")
+        gone = StripeCustomer.objects.get(account=account).stripe_id or ""
+        if is_known:
+            simulator.client().v1.customers.delete(gone)
+        else:
+            gone = "cus_gone"
+            StripeCustomer.objects.filter(account=account).update(stripe_id=gone)
 
-        auto_recharge.mirror("cus_gone")
+        auto_recharge.mirror(gone)
 
         assert not StripeCustomer.objects.filter(account=account).exists()
         assert row(account).stopped_reason == Stop.CARD_GONE

@@ -135,6 +135,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/v1/customers", Listing(kind="customer", filters={"email": "email"})),
     ("GET", "/v1/customers/{id}", retrieve("customer")),
     ("POST", "/v1/customers/{id}", customers.update),
+    ("DELETE", "/v1/customers/{id}", customers.delete),
     ("GET", "/v1/customers/{id}/payment_methods", payment_methods_of),
     ("POST", "/v1/checkout/sessions", checkout.create),
     (

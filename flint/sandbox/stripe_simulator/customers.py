@@ -13,7 +13,7 @@ ADDRESS = ("city", "country", "line1", "line2", "postal_code", "state")
 def find(store: Store, id_: str, *, param: str = "customer", status: int = 400) -> Json:
     """Raises StripeError when there is none."""
     customer = store.find("customer", id_)
-    if customer is None:
+    if customer is None or "deleted" in customer:
         raise missing("customer", id_, param=param, status=status)
     return customer
 
@@ -38,6 +38,18 @@ def update(store: Store, params: Params, id_: str) -> Json:
     if changed:
         events.tell(store, "customer.updated", customer, changed)
     return customer
+
+
+def delete(store: Store, params: Params, id_: str) -> Json:
+    """It is known afterwards, by its id and as deleted, and its cards are gone."""
+    customer = find(store, id_, param="id", status=404)
+    params.insist_on_nothing_else()
+    for method in store.select("payment_method", {"customer": id_}):
+        store.save(method | {"customer": None})
+    events.tell(store, "customer.deleted", customer)
+    deleted: Json = {"id": id_, "object": "customer", "deleted": True}
+    store.save(deleted)
+    return deleted
 
 
 def _take(store: Store, customer: Json, params: Params) -> None:
