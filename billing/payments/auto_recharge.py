@@ -242,10 +242,10 @@ def attempts(account: Account) -> list[Payment]:
 
 
 def charged_this_month(account_id: int, *, now: datetime) -> int:
-    """Cents, with what is under way."""
-    since = month_of(now)
+    """Cents, with what is under way; what waits for a confirmation is never charged."""
+    counts = [State.PAID, State.OPEN, State.PROCESSING]
     counted = Payment.objects.filter(
-        account=account_id, kind=Payment.Kind.RECHARGE, created_at__gte=since, state__in=[State.PAID, *Payment.PENDING]
+        account=account_id, kind=Payment.Kind.RECHARGE, created_at__gte=month_of(now), state__in=counts
     )
     return int(counted.aggregate(cents=Sum("amount_cents", default=0))["cents"])
 
