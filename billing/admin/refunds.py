@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
+import uuid_utils.compat as uuids
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.decorators import permission_required
@@ -66,7 +67,7 @@ def refund_payment(request: HttpRequest, payment_id: UUID) -> HttpResponse:
     payment = get_object_or_404(Payment.objects.select_related("account"), pk=payment_id)
     room = refunds.room(payment, now=clock.now())
     suggested = Decimal(room.most).scaleb(-2)
-    form = RefundForm(request.POST or None, initial={"form_id": uuid4(), "amount": f"{suggested:.2f}"})
+    form = RefundForm(request.POST or None, initial={"form_id": uuids.uuid7(), "amount": f"{suggested:.2f}"})
     if form.is_valid():
         asked = form.cleaned_data
         try:
@@ -90,7 +91,7 @@ def refund_account(request: HttpRequest, pk: int) -> HttpResponse:
     closing = get_object_or_404(AccountClosing.objects.select_related("account"), pk=pk)
     now = clock.now()
     parts = refunds.parts_of(closing.account, now=now)
-    form = ReasonForm(request.POST or None, initial={"form_id": uuid4(), "reason": "Account closed"})
+    form = ReasonForm(request.POST or None, initial={"form_id": uuids.uuid7(), "reason": "Account closed"})
     if form.is_valid():
         asked = form.cleaned_data
         begun, obstacles = refunds.start_all(

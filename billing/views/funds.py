@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
+import uuid_utils.compat as uuids
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
@@ -30,7 +31,7 @@ class _SeeOther(HttpResponseRedirect):
 @requires(Permission.MANAGE_MONEY)
 def add(request: HttpRequest, membership: Membership) -> HttpResponse:
     is_on = stripe_api.is_on()
-    form = FundsForm(request.POST or None, initial={"form_id": uuid4()})
+    form = FundsForm(request.POST or None, initial={"form_id": uuids.uuid7()})
     trouble = ""
     if is_on and form.is_valid():
         payment = topups.open_payment(

@@ -12,6 +12,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from accounts.models import Account
+from billing import payment_log
 from billing.models import Payment
 from tests import people
 from tests.billing.fake_stripe import FakeStripe
@@ -43,6 +44,16 @@ def back_from(stripe: FakeStripe, owner: Client, how: str = "success_url", **hea
     (asked,) = [params for method, path, params in stripe.asked if (method, path[-9:]) == ("POST", "/sessions")]
     url = urlsplit(asked[how])
     return text(owner.get(f"{url.path}?{url.query}", headers=headers))
+
+
+def test_payments_are_listed_in_the_order_in_which_their_forms_were_opened(
+    owner: Client, account: Account, stripe: FakeStripe
+) -> None:
+    forms = [str(owner.get(FUNDS).context["form"]["form_id"].value()) for _ in range(5)]
+    for form in forms:
+        ask_for(owner, form_id=form)
+    listed = [str(line.payment.pk) for line in payment_log.page(account).lines]
+    assert listed == forms[::-1]
 
 
 def test_it_goes_to_stripe_and_comes_back_with_the_money(owner: Client, account: Account, stripe: FakeStripe) -> None:
