@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings
+from kombu import Connection
 from playwright.sync_api import Locator, Page, expect
 
-from billing.models import StripeEvent
+from billing import clock
+from billing.models import AutoRecharge, StripeCustomer, StripeEvent
+from billing.tasks import sweep_recharges
 from tests import people
 from tests.billing.stage import assert_books_hold
 from tests.browser.conftest import NewPage
@@ -18,6 +21,7 @@ from tests.stack import WebProcess, until, worker
 from tests.stripe_simulator.process import StripeSimulator
 
 SECRET = "whsec_of_the_browser_tests"
+BROKER = urlsplit(settings.CELERY_BROKER_URL)._replace(path="/9").geturl()
 SIMULATED = re.compile("simulated", re.IGNORECASE)
 
 
@@ -31,12 +35,11 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StripeSimula
 @pytest.fixture(scope="module")
 def site(simulator: StripeSimulator, django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A site and a worker that know this Stripe, and ring for each other only."""
-    broker = urlsplit(settings.CELERY_BROKER_URL)._replace(path="/9").geturl()
     environment = {
         "STRIPE_SECRET_KEY": simulator.key,
         "STRIPE_API_BASE": simulator.url,
         "STRIPE_WEBHOOK_SECRETS": SECRET,
-        "CELERY_BROKER_URL": broker,
+        "CELERY_BROKER_URL": BROKER,
     }
     logs = tmp_path_factory.mktemp("paying")
     web = WebProcess(logs / "web.log", **environment)
@@ -181,3 +184,55 @@ def test_every_message_about_all_this_was_worked_on_without_a_fault(
     assert len(told) > 20
     assert not rows.exclude(error="").exists()
     assert_books_hold()
+
+
+def test_a_saved_card_is_charged_by_itself_until_it_declines(customer: Page, simulator: StripeSimulator) -> None:
+    customer.get_by_label("Save the card").check()
+    to_checkout(customer)
+    customer.get_by_role("button", name="Pay $25.00").click()
+    expect(customer.get_by_text("was added to your balance")).to_be_visible()
+    before = balance(customer)
+    turn_on(customer, below="1000")
+
+    expect(customer.get_by_text("Visa ending in 4242")).to_be_visible()
+    ring_until(customer, "Paid")
+    assert attempts(customer) == ["Paid"]
+    assert balance(customer) == before + 2000
+
+    saved = StripeCustomer.objects.latest("consented_at")
+    simulator.control("card", payment_method=saved.payment_method, behaviour="expired_card")
+    AutoRecharge.objects.filter(account=saved.account).update(not_before=clock.now())
+    ring_until(customer, "It has stopped: the bank declines this card for good.")
+    assert attempts(customer) == ["Failed", "Paid"]
+    customer.get_by_role("link", name="Overview").first.click()
+    expect(customer.get_by_text("Auto-recharge has stopped")).to_be_visible()
+    customer.get_by_role("link", name="See what happened").click()
+    customer.get_by_role("button", name="Leave it off").click()
+    expect(customer.get_by_text("It is off.")).to_be_visible()
+
+
+def turn_on(page: Page, *, below: str) -> None:
+    page.goto(page.url.partition("/billing/")[0] + "/billing/funds/")
+    page.get_by_role("link", name="Auto-recharge").click()
+    expect(page.get_by_text("It is off.")).to_be_visible()
+    page.get_by_label("When less than this can be spent").fill(below)
+    page.get_by_label("Charge and add").fill("20")
+    page.get_by_label("I agree").check()
+    page.get_by_role("button", name="Turn on auto-recharge").click()
+    expect(page.get_by_text("Auto-recharge is on.")).to_be_visible()
+
+
+def ring_until(page: Page, said: str) -> None:
+    """Have the worker do what a sweep rings for, as there is no clock here, until the page says so."""
+
+    def is_said() -> bool:
+        page.reload()
+        return said in page.get_by_role("main").inner_text()
+
+    with Connection(BROKER) as connection:
+        sweep_recharges.apply_async(connection=connection)  # type: ignore[call-arg]
+    until(is_said, 20)
+
+
+def attempts(page: Page) -> list[str]:
+    return page.get_by_role("region", name="The last attempts").locator("tbody .tag").all_inner_texts()
