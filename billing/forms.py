@@ -54,7 +54,8 @@ class FundsForm(forms.Form):
     save_card = forms.BooleanField(
         label="Save the card",
         required=False,
-        help_text="Stripe keeps it, so that it need not be typed again. Leave this empty to pay once.",
+        help_text="Stripe keeps it: it need not be typed again, and auto-recharge charges it where you turn that on. "
+        "Leave this empty to pay once.",
     )
     form_id = forms.UUIDField(widget=forms.HiddenInput)
 

@@ -96,10 +96,11 @@ class TestThePage:
     def test_it_says_plainly_that_it_is_not_offered_with_tax(
         self, simulator: StripeSimulator, settings: Settings
     ) -> None:
-        account = with_card(simulator)
+        account = recharging(simulator)
         settings.STRIPE_TAX = True
         client = people.owner_of(account)
         page = text(client.get(PAGE))
+        assert "It is paused: nothing is charged by itself" in page
         assert "Auto-recharge is not offered here: tax is added to each payment" in page
         assert "I agree" not in page
         assert client.post(PAGE, AGREED).status_code == 400
