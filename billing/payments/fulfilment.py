@@ -133,6 +133,8 @@ def _write(payment_id: UUID, intent: Intent | None, session: Checkout | None) ->
 def _misfit(payment: Payment, intent: Intent | None, session: Checkout | None) -> str:
     """Why this is not the payment that we asked for; empty when it is."""
     customer = StripeCustomer.objects.filter(account=payment.account_id).values_list("stripe_id", flat=True).first()
+    # A customer that was deleted at Stripe is another one now; what was paid before is paid all the same.
+    was_credited = payment.state == State.PAID
     for found in (intent, session):
         if found is None:
             continue
@@ -140,7 +142,7 @@ def _misfit(payment: Payment, intent: Intent | None, session: Checkout | None) -
             return f"{found.id} is of the other mode (live or test)."
         if found.payment != str(payment.pk):
             return f"{found.id} is for payment {found.payment[:40]!r}."
-        if customer is None or found.customer != customer:
+        if not was_credited and (customer is None or found.customer != customer):
             return f"{found.id} is of customer {found.customer}, the account's is {customer}."
         if found.currency != stripe_api.CURRENCY:
             return f"{found.id} is in {found.currency}."

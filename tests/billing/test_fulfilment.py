@@ -73,6 +73,19 @@ def test_a_repeat_credits_nothing(stripe: FakeStripe) -> None:
     assert Receipt.objects.get(payment=payment).total_cents == 2500
 
 
+@pytest.mark.django_db
+def test_what_was_credited_stays_so_when_its_customer_is_deleted_at_stripe(stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    intent = stripe.pay(session_of(payment))
+    fulfilment.fulfil(intent)
+    StripeCustomer.objects.filter(account=payment.account).delete()
+
+    again = fulfilment.fulfil(intent)
+
+    assert again is not None
+    assert (again.state, again.error, posted(payment)) == ("paid", "", 25 * USD)
+
+
 def test_twenty_at_once_credit_once(stripe: FakeStripe, committed: None) -> None:
     payment = begun(stripe)
     intent = stripe.pay(session_of(payment), tax=100)
