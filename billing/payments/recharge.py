@@ -224,7 +224,7 @@ def _note_unpaid(payment: Payment, code: str, intent: str | None) -> None:
 def _postpone(payment: Payment, why: str) -> None:
     """Nobody knows what became of it: ask again, later and later."""
     now = clock.now()
-    pause = min(max(FIRST_PAUSE, (now - payment.created_at) / 2), LONGEST_PAUSE)
+    pause = min(max(FIRST_PAUSE, (now - payment.created_at) // 2), LONGEST_PAUSE)
     AutoRecharge.objects.filter(attempt=payment).update(attempt_due_at=now + pause)
     logger.warning("recharge %s is undecided, asked again in %s: %s", payment.pk, pause, why)
 

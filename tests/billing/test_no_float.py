@@ -21,6 +21,7 @@ OTHERS = {
     "billing/funds.py": "days for which money lasts, by guess",
     "billing/management/commands/backlog.py": "seconds",
     "billing/management/commands/check_books.py": "seconds",
+    "billing/payments/reconcile.py": "seconds",
     "billing/payments/stripe_api.py": "seconds",
     "billing/pdf.py": "millimetres",
     "billing/templatetags/figures.py": "milliseconds",
