@@ -293,3 +293,8 @@ def test_webhooks_return_page_and_sweep_at_once_credit_once(stripe: FakeStripe, 
     assert posted(payment) == 25 * USD
     payment.refresh_from_db()
     assert payment.state == Payment.State.PAID
+
+
+@pytest.mark.django_db
+def test_a_signature_that_is_no_ascii_is_forged(stripe: FakeStripe) -> None:
+    assert deliver(event("customer.updated", {"id": "cus_1"}), "t=1790000000,v1=\u00e9").status_code == 400
