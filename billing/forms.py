@@ -48,6 +48,7 @@ class FundsForm(forms.Form):
     other = forms.DecimalField(
         label="Another amount in USD",
         required=False,
+        max_digits=12,
         decimal_places=2,
         widget=forms.NumberInput(attrs={"step": "0.01"}),
     )
@@ -295,7 +296,7 @@ class DetailsForm(forms.Form):
         max_length=254,
         required=False,
         widget=forms.EmailInput(attrs={"autocomplete": "email"}),
-        help_text="For example of your bookkeeping. Empty: the owners of the account.",
+        help_text="For example of your bookkeeping. Empty: everybody who may add funds.",
     )
 
     def clean(self) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def line_of(payment: Payment) -> Line:
     state = State(payment.state)
     word, tone = WORDS[state]
     why = NOTES.get(state, "")
+    if state == State.OPEN and payment.kind == Payment.Kind.RECHARGE:
+        word, why = "Under way", "The saved card is being charged. We are waiting for what the payment service says."
     if state == State.FAILED:
         why = WHY.get(payment.failure_code, OTHERWISE)
     gone = sum(refund.amount_cents for refund in payment.refunds.all() if refund.state in Refund.GONE)

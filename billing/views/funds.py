@@ -73,7 +73,7 @@ def payment(request: HttpRequest, membership: Membership, payment_id: UUID) -> H
     facts = {
         "payment": found,
         "asked": asked,
-        "left": "left" in request.GET,
+        "left": "left" in request.GET and found.kind == Payment.Kind.TOPUP,
         "since": payment_log.since_paid(found),
         "wallet": funds.wallet_of(membership.account),
     }

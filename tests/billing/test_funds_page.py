@@ -91,6 +91,8 @@ def test_an_amount_of_ones_own_is_exact(owner: Client, account: Account, stripe:
         {"amount": "2501"},
         {"amount": ""},
         {"amount": "2500", "form_id": "nonsense"},
+        {"amount": "other", "other": "1e999999"},
+        {"amount": "other", "other": "-1e999999"},
     ],
 )
 def test_a_wrong_amount_is_said_and_starts_nothing(
@@ -179,6 +181,23 @@ def test_a_refusal_ends_the_payment_and_the_next_one_works(owner: Client, accoun
     assert ask_for(owner).status_code == 503
     assert ask_for(owner).status_code == 303
     assert account.stripe_customer.stripe_id in stripe.objects
+
+
+def test_a_recharge_under_way_is_not_called_unpaid_and_nobody_is_sent_to_pay_it(
+    owner: Client, account: Account, stripe: FakeStripe
+) -> None:
+    recharge = Payment.objects.create(
+        account=account, kind=Payment.Kind.RECHARGE, amount_cents=2500, livemode=False, payment_method="pm_1",
+        requested_by=account.users.get(),
+    )  # fmt: skip
+    page = text(owner.get(FUNDS))
+    assert "being charged to the saved card" in page
+    assert f'href="{FUNDS}{recharge.pk}/"' in page
+    page = text(owner.get(f"{FUNDS}{recharge.pk}/?left=1"))
+    assert "We are waiting for the payment service" in page
+    assert "nothing was charged" not in page
+    assert f"{FUNDS}{recharge.pk}/pay/" not in page
+    assert "Nothing was paid yet" not in text(owner.get("/billing/"))
 
 
 def test_another_accounts_payment_is_not_found(owner: Client, stripe: FakeStripe) -> None:

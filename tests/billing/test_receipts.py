@@ -215,6 +215,10 @@ class TestPages:
         assert charlie.get(address).status_code == 404
         assert member.get(address).status_code == 403
 
+    @pytest.mark.parametrize("address", ["/billing/receipts/%00/", "/billing/receipts/%00/receipt.pdf"])
+    def test_a_number_that_cannot_be_is_not_found(self, address: str) -> None:
+        assert people.owner_of(people.customer("alice")[0]).get(address).status_code == 404
+
 
 def _pdf(account: Account, receipt: Receipt) -> bytes:
     return people.owner_of(account).get(reverse("billing:receipt_pdf", args=[receipt.number])).content
