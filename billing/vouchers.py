@@ -26,6 +26,7 @@ MADE_LENGTH = 12  # 60 bits: nobody guesses one.
 SHORTEST, LONGEST = 6, 40
 MOST_AT_ONCE = 5000
 MAX_AMOUNT = 10_000 * money.PICO_PER_USD
+HIGHEST_LIMIT = 1_000_000_000
 # Of codes that did not work, in an hour.
 TRIES_OF_ACCOUNT = 10
 TRIES_OF_ADDRESS = 50
@@ -86,8 +87,9 @@ class Terms:
             raise InvalidVoucher("Credit expires after a number of days or at a moment, not both.")
         if self.credit_days is not None and not 1 <= self.credit_days <= 3650:
             raise InvalidVoucher("Credit lasts for 1 to 3650 days.")
-        if self.account_limit < 1 or (self.total_limit is not None and self.total_limit < 1):
-            raise InvalidVoucher("A limit is 1 at least.")
+        for limit in (self.account_limit, self.total_limit):
+            if limit is not None and not 1 <= limit <= HIGHEST_LIMIT:
+                raise InvalidVoucher(f"A limit is 1 at least, and at most {HIGHEST_LIMIT}.")
         for end in (self.credit_expires_at, self.valid_until):
             if end is not None and end <= now:
                 raise InvalidVoucher("What ends has to end in the future.")

@@ -116,11 +116,16 @@ class CustomerRowsAdmin(ReadOnlyAdmin):
         return None
 
 
+def uuid_of(term: str) -> UUID | None:
+    try:
+        return UUID(term)
+    except ValueError:
+        return None
+
+
 class CallRowsAdmin(CustomerRowsAdmin):
     search_help_text = "The id of a call, or the e-mail address of a customer."
 
     def row_of(self, term: str) -> Q | None:
-        try:
-            return Q(pk=UUID(term.removeprefix("chatcmpl-").removeprefix("req_")))
-        except ValueError:
-            return None
+        found = uuid_of(term.removeprefix("chatcmpl-").removeprefix("req_"))
+        return Q(pk=found) if found else None

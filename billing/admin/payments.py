@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing.admin import refunds
-from billing.admin.base import CustomerRowsAdmin, ReadOnlyAdmin, dollars_of_cents
+from billing.admin.base import CustomerRowsAdmin, ReadOnlyAdmin, dollars_of_cents, uuid_of
 from billing.models import Payment, StripeCustomer, StripeEvent
 from billing.payments import inbox, stripe_api
 
@@ -72,7 +72,8 @@ class PaymentAdmin(CustomerRowsAdmin):
     def row_of(self, term: str) -> Q | None:
         if re.fullmatch(r"(pi|cs|ch|py)_\w+", term, re.ASCII):
             return Q(payment_intent=term) | Q(checkout_session=term) | Q(charge=term)
-        return Q(pk=term) if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", term, re.ASCII) else None
+        found = uuid_of(term)
+        return Q(pk=found) if found else None
 
     @admin.display(description="refunds")
     def refunds(self, payment: Payment) -> SafeString | str:

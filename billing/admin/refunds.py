@@ -23,7 +23,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.models import User
 from billing import clock, money
-from billing.admin.base import CustomerRowsAdmin, dollars_of_cents
+from billing.admin.base import CustomerRowsAdmin, dollars_of_cents, uuid_of
 from billing.models import AccountClosing, Payment, Refund, RefundMail
 from billing.payments import fulfilment, refunds, stripe_api
 
@@ -167,9 +167,8 @@ class RefundAdmin(CustomerRowsAdmin):
     def row_of(self, term: str) -> Q | None:
         if re.fullmatch(r"(re|pyr|pi)_\w+", term, re.ASCII):
             return Q(stripe_id=term) | Q(payment__payment_intent=term)
-        if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", term, re.ASCII):
-            return Q(pk=term) | Q(payment=term)
-        return None
+        found = uuid_of(term)
+        return Q(pk=found) | Q(payment=found) if found else None
 
     @admin.display(description="account")
     def account(self, refund: Refund) -> str:

@@ -73,3 +73,8 @@ def test_an_event_that_failed_is_found_and_worked_on_again(staff: Client, stripe
     event.refresh_from_db()
     assert event.processed_at
     assert posted(payment) == 25 * USD
+
+
+@pytest.mark.parametrize("model", ["payment", "refund"])
+def test_an_id_that_was_cut_short_finds_nothing(staff: Client, model: str) -> None:
+    assert staff.get(f"/admin/billing/{model}/", {"q": "12345678-1234-1234-1234-12345678901-"}).status_code == 200

@@ -141,6 +141,8 @@ class TestACode:
             {"valid_from": NOW + 2 * DAY, "valid_until": NOW + DAY},
             {"total_limit": 0},
             {"account_limit": 0},
+            {"total_limit": 2**31},
+            {"account_limit": 10**30},
         ],
     )
     def test_terms_that_cannot_be_are_refused(self, terms: dict[str, object]) -> None:
