@@ -325,6 +325,8 @@ if STRIPE_SECRET_KEY:
             env.fault("STRIPE_API_BASE is missing, but STRIPE_SECRET_KEY is the simulator's.")
 if STRIPE_API_BASE and urlsplit(STRIPE_API_BASE).hostname not in ("127.0.0.1", "::1", "localhost"):
     env.fault("STRIPE_API_BASE is not on this machine: only a simulator is asked instead of Stripe.")
+if STRIPE_API_BASE and PRODUCTION:
+    env.fault("STRIPE_API_BASE is set, but FLINT_ENV is production: a simulator's money would pay for real calls.")
 if TOPUP_MIN_CENTS > TOPUP_MAX_CENTS:
     env.fault("TOPUP_MIN_CENTS is more than TOPUP_MAX_CENTS.")
 

@@ -145,6 +145,7 @@ def test_a_live_key_is_for_production_and_takes_real_money(monkeypatch: pytest.M
         ({"STRIPE_API_BASE": "http://127.0.0.1:12111"}, "a live key goes to Stripe and nowhere else"),
         ({"STRIPE_SECRET_KEY": "rk_live_x", "STRIPE_API_BASE": "http://localhost:1"}, "a live key goes to Stripe"),
         (SIMULATOR, "is the simulator's, but FLINT_ENV is production"),
+        ({**SIMULATOR, "STRIPE_SECRET_KEY": "sk_test_hunter2"}, "STRIPE_API_BASE is set, but FLINT_ENV is production"),
     ],
 )
 def test_production_refuses_a_key_of_stripe(
