@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from email.utils import parseaddr
 from typing import TypeVar
 
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import connection
@@ -56,22 +57,29 @@ def _taken(kind: type[Mail]) -> Iterator[Mail]:
 
 def _send(mail: Mail, message: Callable[[Mail, datetime], EmailMessage | None]) -> bool:
     now = clock.now()
-    written = message(mail, now)
-    if written is None:
-        _note(mail, state=State.DROPPED)
-        return False
-    _, sender = parseaddr(settings.DEFAULT_FROM_EMAIL)
-    written.extra_headers["Message-ID"] = f"<{mail._meta.model_name}-{mail.pk}@{sender.rpartition('@')[2]}>"
     try:
+        written = message(mail, now)
+        if written is None:
+            _note(mail, state=State.DROPPED)
+            return False
+        _, sender = parseaddr(settings.DEFAULT_FROM_EMAIL)
+        written.extra_headers["Message-ID"] = f"<{mail._meta.model_name}-{mail.pk}@{sender.rpartition('@')[2]}>"
         written.send()
+    except SoftTimeLimitExceeded:
+        raise  # The time of the run is over; the mail waits for the next one.
     except OSError as fault:  # SMTP's own errors are OSErrors too.
+        _failed(mail, fault, now)
+        return False
+    except Exception as fault:
+        # A mail that cannot be written must not keep those behind it waiting, and must be found.
+        logger.exception("%s could not be written", mail)
         _failed(mail, fault, now)
         return False
     _note(mail, state=State.SENT, sent_at=now, error="")
     return True
 
 
-def _failed(mail: OutboxMail, fault: OSError, now: datetime) -> None:
+def _failed(mail: OutboxMail, fault: Exception, now: datetime) -> None:
     error = type(fault).__name__
     logger.error("%s was not sent, attempt %d: %s", mail, mail.attempts, error)
     if mail.attempts > len(PAUSES):

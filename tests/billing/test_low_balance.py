@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core import mail as outbox
+from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -19,7 +20,7 @@ from accounts.models import Account, Membership
 from apikeys import keys
 from billing import balance_mails, balance_watch, ledger
 from billing.models import LowBalanceMail, WatchedTransfers
-from billing.outbox import PAUSES
+from billing.outbox import PAUSES, send_due
 from tests import factories, people
 from tests.billing import processes, stage
 from tests.stack import until
@@ -223,6 +224,18 @@ class TestTheMail:
 
         mail = LowBalanceMail.objects.get(account=account)
         assert (mail.state, mail.attempts) == ("failed", len(PAUSES) + 1)
+
+    def test_one_that_cannot_be_written_is_seen_and_keeps_no_other_waiting(self) -> None:
+        account = customer(USD)
+        for _ in range(2):
+            LowBalanceMail.objects.create(account=account, recipient=account.users.get(), threshold=2)
+
+        def write(mail: LowBalanceMail, now: datetime) -> EmailMessage:
+            raise ValueError(f"{mail} has no words at {now}")
+
+        assert send_due(LowBalanceMail, write) == 0
+        seen = LowBalanceMail.objects.filter(account=account).values_list("state", "attempts", "error")
+        assert list(seen) == [("waiting", 1, "ValueError")] * 2
 
 
 @pytest.mark.usefixtures("committed")
