@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -14,7 +15,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from accounts.models import Account
 from billing import payment_log
 from billing.models import Payment
-from tests import people
+from tests import factories, people
 from tests.billing.fake_stripe import FakeStripe
 
 pytestmark = pytest.mark.django_db
@@ -216,6 +217,19 @@ def test_without_stripe_the_page_says_whom_to_write_to(owner: Client, settings: 
     assert "Continue to payment" not in page
     assert ask_for(owner).status_code == 200
     assert not Payment.objects.exists()
+
+
+def test_a_closed_account_can_only_pay_what_it_owes(owner: Client, account: Account, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    begun = Payment.objects.get(account=account)
+    Account.objects.filter(pk=account.pk).update(disabled_at=datetime.now(UTC))
+
+    assert "nothing can be added to it" in text(ask_for(owner))
+    assert owner.post(f"{FUNDS}{begun.pk}/pay/").headers["Location"] == FUNDS
+    assert len(stripe.made("checkout.session")) == 1
+
+    factories.pay_back(account, 5)
+    assert ask_for(owner).status_code == 303
 
 
 def test_the_card_is_saved_only_on_request(owner: Client, stripe: FakeStripe) -> None:
