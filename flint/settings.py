@@ -323,6 +323,15 @@ if STRIPE_SECRET_KEY:
             env.fault("STRIPE_SECRET_KEY is the simulator's, but FLINT_ENV is production.")
         if not STRIPE_API_BASE:
             env.fault("STRIPE_API_BASE is missing, but STRIPE_SECRET_KEY is the simulator's.")
+if (
+    STRIPE_SECRET_KEY.startswith(("sk_test_", "rk_test_"))
+    and PRODUCTION
+    and not env.boolean("STRIPE_TEST_MONEY", False)
+):
+    env.fault(
+        "STRIPE_SECRET_KEY is a test key: anybody could pay with a test card, and call real backends for it. "
+        "A site that is itself a test says STRIPE_TEST_MONEY=true."
+    )
 if STRIPE_API_BASE and urlsplit(STRIPE_API_BASE).hostname not in ("127.0.0.1", "::1", "localhost"):
     env.fault("STRIPE_API_BASE is not on this machine: only a simulator is asked instead of Stripe.")
 if STRIPE_API_BASE and PRODUCTION:

@@ -145,6 +145,7 @@ def test_a_live_key_is_for_production_and_takes_real_money(monkeypatch: pytest.M
         ({"STRIPE_API_BASE": "http://127.0.0.1:12111"}, "a live key goes to Stripe and nowhere else"),
         ({"STRIPE_SECRET_KEY": "rk_live_x", "STRIPE_API_BASE": "http://localhost:1"}, "a live key goes to Stripe"),
         (SIMULATOR, "is the simulator's, but FLINT_ENV is production"),
+        ({"STRIPE_SECRET_KEY": "rk_test_hunter2"}, "is a test key: anybody could pay with a test card"),
         ({**SIMULATOR, "STRIPE_SECRET_KEY": "sk_test_hunter2"}, "STRIPE_API_BASE is set, but FLINT_ENV is production"),
     ],
 )
@@ -154,6 +155,11 @@ def test_production_refuses_a_key_of_stripe(
     message = faults_of(monkeypatch, {**PRODUCTION, **STRIPE, **variables})
     assert sentence in message
     assert "hunter2" not in message
+
+
+def test_a_site_that_is_itself_a_test_takes_test_money(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = {"STRIPE_SECRET_KEY": "sk_test_x", "STRIPE_TEST_MONEY": "true"}
+    assert settings_from(monkeypatch, {**PRODUCTION, **STRIPE, **test})["STRIPE_LIVEMODE"] is False
 
 
 def test_the_simulator_is_for_the_sandbox_and_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
