@@ -196,6 +196,8 @@ def _send(payment: Payment) -> str | None:
                 "currency": stripe_api.CURRENCY,
                 "customer": customer,
                 "payment_method": payment.payment_method,
+                # Else Stripe may want a page to which other ways of paying would return.
+                "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
                 "off_session": True,
                 "confirm": True,
                 "description": "Prepaid API credit, auto-recharge",

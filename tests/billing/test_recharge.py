@@ -80,6 +80,14 @@ class TestTurningItOn:
         assert told(account) == []
         assert not is_due(account)
 
+    def test_it_wants_no_page_to_which_the_customer_would_return(self, simulator: StripeSimulator) -> None:
+        account = recharging(simulator)
+        recharge.work(account.pk)
+        paid = Payment.objects.get(account=account, state="paid", kind="recharge")
+        found = simulator.client().v1.payment_intents.retrieve(paid.payment_intent or "")
+        assert found.automatic_payment_methods is not None
+        assert found.automatic_payment_methods.allow_redirects == "never"
+
     def test_a_balance_at_the_threshold_is_not_low_and_held_money_cannot_be_spent(
         self, simulator: StripeSimulator
     ) -> None:
