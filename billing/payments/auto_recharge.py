@@ -230,7 +230,7 @@ def notice(account: Account) -> Notice | None:
 def unconfirmed(*, overtaken: bool = False) -> QuerySet[Payment]:
     """Recharges that wait for a confirmation; or those which are overtaken, as the customer has paid since then."""
     paid = Payment.objects.filter(
-        account=OuterRef("account"), kind=Payment.Kind.TOPUP, state=State.PAID, created_at__gt=OuterRef("created_at")
+        account=OuterRef("account"), kind=Payment.Kind.TOPUP, state=State.PAID, paid_at__gt=OuterRef("created_at")
     )
     waiting = Payment.objects.filter(kind=Payment.Kind.RECHARGE, state=State.REQUIRES_ACTION)
     return waiting.filter(Exists(paid) if overtaken else ~Exists(paid))

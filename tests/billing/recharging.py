@@ -106,4 +106,5 @@ def time_passes(account: Account, by: timedelta = timedelta(days=1)) -> None:
         not_before=found.not_before - by, attempt_due_at=due, last_attempt_at=last
     )
     for payment in Payment.objects.filter(account=account):
-        Payment.objects.filter(pk=payment.pk).update(created_at=payment.created_at - by)
+        paid_at = payment.paid_at and payment.paid_at - by
+        Payment.objects.filter(pk=payment.pk).update(created_at=payment.created_at - by, paid_at=paid_at)

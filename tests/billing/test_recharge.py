@@ -16,7 +16,7 @@ from pytest_django import Settings
 
 from accounts.models import Account, AuditEvent, Membership
 from billing import clock, closing, funds, tasks
-from billing.models import AutoRecharge, Receipt, StripeCustomer, StripeEvent, UsageRecord, Wallet
+from billing.models import AutoRecharge, Payment, Receipt, StripeCustomer, StripeEvent, UsageRecord, Wallet
 from billing.payments import auto_recharge, flags, fulfilment, inbox, recharge, stripe_api
 from billing.payments.auto_recharge import CannotTurnOn, Terms
 from tests import factories, people
@@ -372,6 +372,17 @@ class TestAConfirmationThatTheBankWants:
         time_passes(account, HOUR)
         recharge.work(account.pk)
         assert states(account) == ["canceled", "paid"]  # With the card that was used, of which nothing is known yet.
+
+    def test_so_does_one_that_was_begun_before_and_paid_after(self, simulator: StripeSimulator) -> None:
+        account = recharging(simulator)
+        behaves(simulator, account, "authenticate")
+        recharge.work(account.pk)
+        payment = top_up(simulator, account, cents=2000)
+        Payment.objects.filter(pk=payment.pk).update(created_at=payment.created_at - HOUR)
+
+        assert auto_recharge.notice(account) is None
+        recharge.tidy()
+        assert states(account) == ["canceled"]
 
     @pytest.mark.parametrize("ends", ["off", "on again"])
     def test_who_turns_it_off_need_not_confirm(self, simulator: StripeSimulator, ends: str) -> None:
