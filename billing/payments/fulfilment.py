@@ -210,7 +210,8 @@ def _unpaid_state(payment: Payment, intent: Intent | None, session: Checkout | N
     if status == "canceled" or (session and session.status == "expired"):
         return State.CANCELED
     if session and session.status == "complete":
-        return State.FAILED  # A bank that takes days has said no.
+        # A bank transfer that has not come yet, or a bank account to be verified; else a bank that takes days said no.
+        return State.PROCESSING if status == "requires_action" else State.FAILED
     if session:
         return State.OPEN
     return _unpaid_recharge(payment, status)

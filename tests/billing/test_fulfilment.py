@@ -209,6 +209,18 @@ def test_a_bank_that_takes_days_may_say_yes_or_no(stripe: FakeStripe) -> None:
 
 
 @pytest.mark.django_db
+def test_a_bank_account_that_is_to_be_verified_has_not_said_no(stripe: FakeStripe) -> None:
+    payment = begun(stripe)
+    fulfilment.fulfil(stripe.pay(session_of(payment), status="requires_action"))
+    payment.refresh_from_db()
+    assert (payment.state, posted(payment)) == (State.PROCESSING, 0)
+
+    fulfilment.fulfil(stripe.attempt(session_of(payment), status="succeeded"))
+    payment.refresh_from_db()
+    assert (payment.state, posted(payment)) == (State.PAID, 25 * USD)
+
+
+@pytest.mark.django_db
 def test_a_declined_card_leaves_the_page_open_for_another(stripe: FakeStripe) -> None:
     payment = begun(stripe)
     error = {"code": "card_declined", "decline_code": "insufficient_funds"}
