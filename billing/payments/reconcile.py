@@ -81,11 +81,11 @@ def run(*, now: datetime, tell: Callable[[str], None], seconds: float = RUN_SECO
 
 
 def reach_back(*, to: datetime) -> None:
-    """Let the next readings go back to this moment, whatever was read before."""
+    """Let the next readings go back to this moment, whatever was read before; one that goes further back stays so."""
     for name in Listing:
-        StripeCursor.objects.update_or_create(
-            list=name, livemode=settings.STRIPE_LIVEMODE, defaults={"since": to, "until": None, "after": ""}
-        )
+        _cursor(name, to)
+    mode = StripeCursor.objects.filter(livemode=settings.STRIPE_LIVEMODE)
+    mode.filter(since__gte=to).update(since=to, until=None, after="")
 
 
 def _guarded(name: str, outcome: Outcome, work: Callable[[], bool]) -> None:

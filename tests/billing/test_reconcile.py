@@ -353,6 +353,15 @@ def test_a_movement_that_two_post_at_the_same_time_is_posted_once(simulator: Str
 
 
 @pytest.mark.django_db
+def test_reaching_back_shortens_no_reading_that_goes_further(simulator: StripeSimulator) -> None:
+    reconcile.reach_back(to=BEGINNING)
+    far = clock.now() - timedelta(days=40)  # Nobody has read for so long.
+    StripeCursor.objects.update(since=far, until=clock.now(), after="pi_1")
+    tasks.reconcile_stripe_deeply()
+    assert set(StripeCursor.objects.values_list("since", "after")) == {(far, "pi_1")}
+
+
+@pytest.mark.django_db
 def test_somebody_who_reaches_back_meanwhile_is_not_overruled(simulator: StripeSimulator) -> None:
     payment = paid(simulator)
     run()
