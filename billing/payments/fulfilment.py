@@ -11,6 +11,7 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.db import transaction
 
@@ -92,6 +93,12 @@ def sweep(*, now: datetime) -> None:
             _mark(payment, str(unknown))
         except stripe_api.Unavailable:
             return  # The next sweep asks again.
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as fault:
+            # One payment that cannot be written down must not keep the others from being asked about.
+            logger.exception("payment %s was not written down", payment.pk)
+            _mark(payment, f"It could not be written down: {type(fault).__name__}.")
 
 
 def _mark(payment: Payment, error: str) -> None:

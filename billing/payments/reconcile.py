@@ -20,7 +20,7 @@ from uuid import UUID
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import Count
 
 from billing import clock
@@ -196,6 +196,10 @@ def _repair(apply: Callable[[str], object], object_id: str) -> None:
         apply(object_id)
     except inbox.FINAL as final:
         logger.error("%s was found at Stripe and cannot be worked on: %s: %s", object_id, type(final).__name__, final)
+    except (stripe_api.Unavailable, stripe_api.NotConfigured, SoftTimeLimitExceeded, OperationalError):
+        raise  # That passes: the page is read again.
+    except Exception:
+        logger.exception("%s was found at Stripe and cannot be written down", object_id)
 
 
 READINGS = (

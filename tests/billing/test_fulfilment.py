@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import pytest
 from django.db import connection
 
 from accounts.models import Account
-from billing import clock
+from billing import clock, ledger
 from billing.models import LedgerAccount, Payment, Receipt, StripeCustomer, Transfer, Wallet
 from billing.payments import fulfilment, stripe_api, topups
 from tests import factories, people
@@ -218,6 +219,30 @@ def test_a_bank_account_that_is_to_be_verified_has_not_said_no(stripe: FakeStrip
     fulfilment.fulfil(stripe.attempt(session_of(payment), status="succeeded"))
     payment.refresh_from_db()
     assert (payment.state, posted(payment)) == (State.PAID, 25 * USD)
+
+
+@pytest.mark.django_db
+def test_one_that_cannot_be_written_down_keeps_no_other_from_being_asked_about(
+    stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = begun(stripe), begun(stripe)
+    for payment in (broken, other):
+        stripe.pay(session_of(payment))
+    credit = ledger.credit
+
+    def too_much_for_one(*, account: Account, **fields: Any) -> Transfer:
+        if account == broken.account:
+            raise ledger.InvalidTransfer
+        return credit(account=account, **fields)
+
+    monkeypatch.setattr(ledger, "credit", too_much_for_one)
+    fulfilment.sweep(now=clock.now() + timedelta(minutes=6))
+
+    broken.refresh_from_db()
+    assert (broken.state, posted(broken), broken.error) == (
+        State.OPEN, 0, "It could not be written down: InvalidTransfer.",
+    )  # fmt: skip
+    assert posted(other) == 25 * USD
 
 
 @pytest.mark.django_db

@@ -12,7 +12,7 @@ import stripe
 from celery.exceptions import Ignore
 from pytest_django import Settings
 
-from billing import clock, tasks
+from billing import clock, ledger, tasks
 from billing.models import BalanceTransaction, LedgerAccount, Payment, StripeCursor, StripeEvent, Transfer
 from billing.payments import fulfilment, inbox, movements, reconcile, stripe_lists, topups
 from billing.payments.reconcile import BEGINNING, Listing, Outcome
@@ -359,6 +359,19 @@ def test_reaching_back_shortens_no_reading_that_goes_further(simulator: StripeSi
     StripeCursor.objects.update(since=far, until=clock.now(), after="pi_1")
     tasks.reconcile_stripe_deeply()
     assert set(StripeCursor.objects.values_list("since", "after")) == {(far, "pi_1")}
+
+
+@pytest.mark.django_db
+def test_an_object_that_cannot_be_written_down_keeps_no_list_from_being_read(
+    simulator: StripeSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_intent: str) -> None:
+        raise ledger.InvalidTransfer
+
+    paid(simulator)
+    monkeypatch.setattr(fulfilment, "fulfil", broken)
+    assert reconcile.run(now=clock.now(), tell=lambda _: None).errors == {}
+    assert StripeCursor.objects.get(list=Listing.PAYMENT_INTENTS, livemode=False).until is None
 
 
 @pytest.mark.django_db
