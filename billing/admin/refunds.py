@@ -25,7 +25,7 @@ from accounts.models import User
 from billing import clock, money
 from billing.admin.base import CustomerRowsAdmin, dollars_of_cents, uuid_of
 from billing.models import AccountClosing, Payment, Refund, RefundMail
-from billing.payments import fulfilment, refunds, stripe_api
+from billing.payments import auto_recharge, fulfilment, refunds, stripe_api
 
 MAY_REFUND = "billing.add_refund"
 _may_refund = permission_required(MAY_REFUND, raise_exception=True)
@@ -79,7 +79,8 @@ def refund_payment(request: HttpRequest, payment_id: UUID) -> HttpResponse:
         else:
             _tell(request, refund)
             return redirect("admin:billing_refund_change", refund.pk)
-    facts = {"title": "Refund a payment", "payment": payment, "room": room, "form": form}
+    recharge = auto_recharge.of(payment.account)
+    facts = {"title": "Refund a payment", "payment": payment, "room": room, "recharge": recharge, "form": form}
     return render(request, "billing/refund_payment.html", {**admin.site.each_context(request), **facts})
 
 

@@ -56,6 +56,15 @@ def test_a_payment_leads_to_its_refund_which_says_how_much_and_why_not_more(stri
     assert "is held" not in page
 
 
+def test_staff_hear_that_the_card_may_be_charged_again_at_once(stripe: FakeStripe) -> None:
+    payment, staff = paid(stripe, 2500), people.superuser()
+    assert "Auto-recharge is on" not in text(staff.get(page_of(payment)))
+
+    factories.auto_recharge(payment.account, threshold_cents=1000)
+
+    assert "Auto-recharge is on: when less than $10.00 is left, $5.00 is charged" in text(staff.get(page_of(payment)))
+
+
 def test_the_whole_is_offered_and_a_second_click_does_nothing_twice(stripe: FakeStripe) -> None:
     payment, staff = paid(stripe, 2500), people.superuser()
     form = fields(staff, page_of(payment))
