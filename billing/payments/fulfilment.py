@@ -84,7 +84,8 @@ def sweep(*, now: datetime) -> None:
         return
     # What Stripe was never asked for, nobody can pay: we died in between, and the customer did not come back.
     mode.filter(checkout_session=None, created_at__lt=now - NEVER_STARTED).update(state=State.CANCELED)
-    for payment in mode.filter(updated_at__lt=now - UNDECIDED).order_by("updated_at")[:SWEPT]:
+    at_stripe = mode.exclude(checkout_session=None, payment_intent=None)
+    for payment in at_stripe.filter(updated_at__lt=now - UNDECIDED).order_by("updated_at")[:SWEPT]:
         try:
             refresh(payment)
         except stripe_api.Refused as refused:
