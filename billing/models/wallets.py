@@ -185,7 +185,8 @@ class Transfer(models.Model):
             models.Index(
                 fields=["id"],
                 name="transfer_of_clearing",
-                condition=Q(debit__in=CLEARING) | Q(credit__in=CLEARING),
+                # No IN: PostgreSQL would write it down in other words when the index is built again by its definition.
+                condition=reduce(or_, (Q(**{side: account}) for side in ("debit", "credit") for account in CLEARING)),
             ),
         ]
 

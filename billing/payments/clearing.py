@@ -65,7 +65,8 @@ WITH movement AS (
     SELECT CASE WHEN cause LIKE 'stripe:%%' THEN split_part(cause, ':', 3) ELSE cause END, 0,
            CASE WHEN debit = %(clearing)s THEN amount ELSE -amount END / %(cent)s, created_at, false, kind
       FROM billing_transfer
-     WHERE (debit IN ('stripe_clearing', 'simulated_clearing') OR credit IN ('stripe_clearing', 'simulated_clearing'))
+     WHERE (debit = 'stripe_clearing' OR debit = 'simulated_clearing'
+            OR credit = 'stripe_clearing' OR credit = 'simulated_clearing')
        AND %(clearing)s IN (debit, credit)
 ), differing AS (
     SELECT subject AS id, string_agg(DISTINCT what, ', ' ORDER BY what) AS what, sum(stripe)::bigint AS stripe,
