@@ -53,7 +53,7 @@ PAYMENTS = (
         "whose-payment",
         "What another customer paid is credited.",
         FITS,
-        (_never(FULFILMENT, "customer is None or found.customer != customer"),),
+        (_never(FULFILMENT, "not was_credited and (customer is None or found.customer != customer)"),),
     ),
     Mutant(
         "older-intent",
