@@ -9,6 +9,7 @@ from django.conf import settings
 from stripe.params.checkout import SessionCreateParams
 
 from accounts.models import Account, User
+from billing import funds
 from billing.models import Payment
 from billing.payments import customers, stripe_api
 
@@ -20,6 +21,11 @@ State = Payment.State
 
 class InvalidAmount(ValueError):
     """Less or more than one payment may be."""
+
+
+def takes_payments(account: Account) -> bool:
+    """One that is closed or disabled can buy nothing any more; what it owes it can still pay."""
+    return account.disabled_at is None or funds.wallet_of(account).posted < 0
 
 
 def open_payment(

@@ -14,10 +14,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import Permission, requires
-from accounts.models import Account, Membership
+from accounts.models import Membership
 from billing import funds, payment_log
 from billing.forms import FundsForm
-from billing.models import Payment, Wallet
+from billing.models import Payment
 from billing.payments import flags, fulfilment, stripe_api, topups
 
 
@@ -32,8 +32,7 @@ class _SeeOther(HttpResponseRedirect):
 def add(request: HttpRequest, membership: Membership) -> HttpResponse:
     is_on = stripe_api.is_on()
     form = FundsForm(request.POST or None, initial={"form_id": uuids.uuid7()})
-    wallet = funds.wallet_of(membership.account)
-    is_closed = _is_closed(membership.account, wallet)
+    is_closed = not topups.takes_payments(membership.account)
     trouble = ""
     if is_on and not is_closed and form.is_valid():
         payment = topups.open_payment(
@@ -54,7 +53,7 @@ def add(request: HttpRequest, membership: Membership) -> HttpResponse:
         "trouble": trouble,
         "simulated": is_on and not settings.STRIPE_LIVEMODE,
         "is_closed": is_closed,
-        "wallet": wallet,
+        "wallet": funds.wallet_of(membership.account),
         "pending": topups.pending(membership.account),
         "is_flagged": flags.is_flagged(membership.account.pk),
     }
@@ -90,18 +89,13 @@ def payment(request: HttpRequest, membership: Membership, payment_id: UUID) -> H
 def pay(request: HttpRequest, membership: Membership, payment_id: UUID) -> HttpResponse:
     """Go on with a payment that was begun."""
     found = get_object_or_404(Payment, pk=payment_id, account=membership.account, kind=Payment.Kind.TOPUP)
-    if not stripe_api.is_on() or _is_closed(membership.account, funds.wallet_of(membership.account)):
+    if not stripe_api.is_on() or not topups.takes_payments(membership.account):
         return redirect("billing:funds")
     answer = _to_checkout(request, found)
     if isinstance(answer, HttpResponse):
         return answer
     facts = {"payment": found, "wallet": funds.wallet_of(membership.account), "trouble": answer, "left": True}
     return render(request, "billing/payment.html", facts, status=503)
-
-
-def _is_closed(account: Account, wallet: Wallet) -> bool:
-    """Nothing can be bought any more; what is owed can still be paid."""
-    return account.disabled_at is not None and wallet.posted >= 0
 
 
 def _to_checkout(request: HttpRequest, payment: Payment) -> HttpResponse | str:
