@@ -62,6 +62,8 @@ def _send(mail: Mail, message: Callable[[Mail, datetime], EmailMessage | None]) 
         if written is None:
             _note(mail, state=State.DROPPED)
             return False
+        # An account's name is in some, and may hold more than one line of a header may.
+        written.subject = " ".join(written.subject.split())
         _, sender = parseaddr(settings.DEFAULT_FROM_EMAIL)
         written.extra_headers["Message-ID"] = f"<{mail._meta.model_name}-{mail.pk}@{sender.rpartition('@')[2]}>"
         written.send()
