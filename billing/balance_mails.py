@@ -47,6 +47,6 @@ def _message(mail: LowBalanceMail, now: datetime) -> EmailMessage | None:
         "funds_link": outbox.link("billing:funds"),
         "alerts_link": outbox.link("billing:alerts"),
     }
-    subject = " ".join(f"{mail.account}: {money.display(wallet.posted)} left on Flint".split())
+    subject = f"{mail.account}: {money.display(wallet.posted)} left on Flint"
     body = render_to_string("billing/mails/low_balance.txt", context)
     return EmailMessage(subject, body, None, [mail.recipient.email])

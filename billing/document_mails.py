@@ -65,11 +65,11 @@ def _compose(mail: DocumentMail, now: datetime) -> EmailMessage | None:
 
 
 def _receipt(mail: DocumentMail, receipt: Receipt, to: list[str]) -> EmailMessage:
-    paid = money.display(money.from_cents(receipt.total_cents))
+    paid = money.display_cents(receipt.total_cents)
     context = {
         "receipt": receipt,
-        "credit": money.display(money.from_cents(receipt.net_cents)),
-        "tax": money.display(money.from_cents(receipt.tax_cents)) if receipt.tax_cents else "",
+        "credit": money.display_cents(receipt.net_cents),
+        "tax": money.display_cents(receipt.tax_cents) if receipt.tax_cents else "",
         "paid": paid,
         "is_automatic": receipt.payment.kind == receipt.payment.Kind.RECHARGE,
         "is_simulated": not receipt.payment.livemode,

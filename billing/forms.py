@@ -62,9 +62,9 @@ class FundsForm(forms.Form):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        offered = [(str(cents), money.display(money.from_cents(cents))) for cents in settings.TOPUP_AMOUNTS]
+        offered = [(str(cents), money.display_cents(cents)) for cents in settings.TOPUP_AMOUNTS]
         self.fields["amount"].choices = [*offered, (self.OTHER, "Another amount")]  # type: ignore[attr-defined]
-        least, most = (money.display(money.from_cents(c)) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
+        least, most = (money.display_cents(c) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
         self.fields["other"].help_text = f"From {least} to {most}, before tax."
 
     def clean(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class RechargeForm(forms.Form):
     def __init__(self, data: Mapping[str, Any] | None, *, recharge: AutoRecharge | None) -> None:
         initial = dict(self.DEFAULTS) if recharge is None else _terms_of(recharge)
         super().__init__(data, initial=initial)
-        least, most = (money.display(money.from_cents(c)) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
+        least, most = (money.display_cents(c) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
         self.fields["amount"].help_text = f"From {least} to {most}."
 
     @property

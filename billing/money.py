@@ -62,6 +62,11 @@ def display(pico: int) -> str:
     return f"{sign}$0.{digits[: first + 3].rstrip('0')}"
 
 
+def display_cents(cents: int) -> str:
+    """US cents, as Stripe counts them, as `display` shows them."""
+    return display(from_cents(cents))
+
+
 def exactly(pico: int) -> str:
     """The whole amount with at least two decimals, as documents show it: `$12.34`, `-$0.0000384`, `$1,250.00`."""
     sign = "-" if pico < 0 else ""

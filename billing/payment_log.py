@@ -89,7 +89,7 @@ def since_paid(payment: Payment) -> list[str]:
 
 
 def _told(refund: Refund) -> str:
-    amount = money.display(money.from_cents(refund.amount_cents))
+    amount = money.display_cents(refund.amount_cents)
     match refund.state:
         case Refund.State.HELD:
             return f"{amount} is being refunded."
@@ -108,7 +108,7 @@ def _dispute_told(dispute: Dispute) -> str:
     if dispute.is_inquiry:
         return f"The bank asks us about it since {when}. Nothing was taken back."
     taken = _taken_cents(dispute)
-    amount = money.display(money.from_cents(taken)) if taken else "nothing"
+    amount = money.display_cents(taken) if taken else "nothing"
     if dispute.closed_at is None:
         return f"Disputed at the bank on {when}: {amount} is taken back until it is decided."
     return f"Disputed at the bank on {when}: {amount} was taken back in the end."

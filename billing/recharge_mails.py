@@ -31,7 +31,7 @@ def _message(mail: RechargeMail, now: datetime) -> EmailMessage | None:
     member = Membership.objects.filter(account=mail.account, user=mail.recipient).first()
     if not access.may(member, Permission.MANAGE_MONEY):
         return None
-    amount = money.display(money.from_cents(mail.payment.amount_cents)) if mail.payment else ""
+    amount = money.display_cents(mail.payment.amount_cents) if mail.payment else ""
     context = {
         "mail": mail,
         "account": mail.account,
@@ -41,6 +41,6 @@ def _message(mail: RechargeMail, now: datetime) -> EmailMessage | None:
         "balance": money.display(funds.wallet_of(mail.account).posted),
         "recharge_link": outbox.link("billing:auto_recharge"),
     }
-    subject = " ".join(f"{mail.account}: {SUBJECTS[About(mail.about)].format(amount=amount)}".split())
+    subject = f"{mail.account}: {SUBJECTS[About(mail.about)].format(amount=amount)}"
     body = render_to_string("billing/mails/recharge.txt", context)
     return EmailMessage(subject, body, None, [mail.recipient.email])

@@ -31,19 +31,19 @@ def _message(mail: RefundMail, now: datetime) -> EmailMessage | None:
     to = details.contacts(payment.account)
     if not to:
         return None
-    amount = money.display(money.from_cents(refund.amount_cents))
+    amount = money.display_cents(refund.amount_cents)
     context = {
         "account": payment.account,
         "amount": amount,
-        "tax": money.display(money.from_cents(refund.tax_cents)) if refund.tax_cents else "",
+        "tax": money.display_cents(refund.tax_cents) if refund.tax_cents else "",
         "taken": money.display(refund.transfer.amount) if refund.transfer else "",
         "paid_on": f"{payment.paid_at:%Y-%m-%d}",
-        "paid": money.display(money.from_cents(payment.total_cents or 0)),
+        "paid": money.display_cents(payment.total_cents or 0),
         "failed": failed,
         "simulated": not payment.livemode,
         "link": outbox.link("billing:payment", payment.pk),
     }
     told = "did not reach the card" if failed else "is on its way back to the card"
-    subject = " ".join(f"{payment.account}: {amount} {told}".split())
+    subject = f"{payment.account}: {amount} {told}"
     body = render_to_string("billing/mails/refund.txt", context)
     return EmailMessage(subject, body, None, to)

@@ -109,7 +109,7 @@ def refund_account(request: HttpRequest, pk: int) -> HttpResponse:
         "closing": closing,
         "parts": parts,
         "total": total,
-        "total_usd": money.display(money.from_cents(total)),
+        "total_usd": money.display_cents(total),
         "remains": refunds.remains(closing.account, parts, now=now),
         "form": form,
     }
@@ -117,7 +117,7 @@ def refund_account(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _tell(request: HttpRequest, refund: Refund) -> None:
-    amount = money.display(money.from_cents(refund.amount_cents))
+    amount = money.display_cents(refund.amount_cents)
     match refund.state:
         case State.HELD:
             words = f"Stripe has not answered. {amount} is held for the refund, which goes on by itself."

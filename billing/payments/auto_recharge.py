@@ -46,8 +46,7 @@ class Terms:
 
     def __str__(self) -> str:
         amount, threshold, cap = (
-            money.display(money.from_cents(cents))
-            for cents in (self.amount_cents, self.threshold_cents, self.monthly_cap_cents)
+            money.display_cents(cents) for cents in (self.amount_cents, self.threshold_cents, self.monthly_cap_cents)
         )
         return f"{amount} below {threshold}, at most {cap} a month, every {self.interval_minutes} minutes at most"
 

@@ -23,14 +23,14 @@ def _message(mail: DisputeMail, now: datetime) -> EmailMessage:
     """Written when it is sent, so it tells of the dispute as it is then."""
     dispute, payment = mail.dispute, mail.dispute.payment
     moved = dispute.movements.aggregate(cents=Sum("cents", default=0))["cents"]
-    amount = money.display(money.from_cents(dispute.amount_cents))
+    amount = money.display_cents(dispute.amount_cents)
     context = {
         "dispute": dispute,
         "account": payment.account,
         "amount": amount,
-        "paid": money.display(money.from_cents(payment.total_cents or payment.amount_cents)),
+        "paid": money.display_cents(payment.total_cents or payment.amount_cents),
         "paid_at": payment.paid_at,
-        "taken": money.display(money.from_cents(-moved)) if moved else "",
+        "taken": money.display_cents(-moved) if moved else "",
         "reason": dispute.reason.replace("_", " "),
         "days_left": dispute.days_left(now),
         "at_stripe": stripe_api.dashboard(payment.payment_intent, livemode=payment.livemode),

@@ -116,7 +116,7 @@ def _tell(dispute: Dispute) -> None:
     about = DisputeMail.About.INQUIRY if dispute.is_inquiry else DisputeMail.About.DISPUTE
     DisputeMail.objects.bulk_create([DisputeMail(dispute=dispute, about=about)], ignore_conflicts=True)
     if not dispute.is_inquiry:
-        reason = f"Dispute of {money.display(money.from_cents(dispute.amount_cents))}: {_words(dispute.reason)}"
+        reason = f"Dispute of {money.display_cents(dispute.amount_cents)}: {_words(dispute.reason)}"
         flags.flag(dispute.payment, cause=dispute.stripe_id, reason=reason)
 
 

@@ -197,7 +197,7 @@ def _credit(payment: Payment, intent: Intent, *, tax: int) -> None:
             now=now,
         )
     action = Action.FUNDS_ADDED if payment.kind == Payment.Kind.TOPUP else Action.FUNDS_ADDED_BY_ITSELF
-    credited = money.display(money.from_cents(payment.amount_cents))
+    credited = money.display_cents(payment.amount_cents)
     audit.record(action, account=payment.account, by=payment.requested_by, object=credited)
     payment.state, payment.paid_at = State.PAID, now
     payment.tax_cents, payment.total_cents = tax, payment.amount_cents + tax

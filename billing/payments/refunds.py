@@ -221,7 +221,7 @@ def _hold(form: UUID, payment: Payment, cents: int, reason: str, by: User) -> Re
             id=form, payment=payment, amount_cents=cents, state=State.HELD, hold_id=form,
             source=Refund.Source.ADMIN, requested_by=by, reason=reason,
         )  # fmt: skip
-        amount = money.display(money.from_cents(cents))
+        amount = money.display_cents(cents)
         audit.record(Action.REFUND_STARTED, account=payment.account, by=by, object=amount)
     return refund
 
@@ -235,7 +235,7 @@ def _insist(payment: Payment, cents: int, reason: str, now: datetime) -> None:
     if found.under_way:
         raise CannotRefund("Another refund of this payment is under way. Wait until Stripe has answered.")
     if not 0 < cents <= found.most:
-        raise CannotRefund(f"Between $0.01 and {money.display(money.from_cents(found.most))} can be refunded now.")
+        raise CannotRefund(f"Between $0.01 and {money.display_cents(found.most)} can be refunded now.")
     if _credit_of(payment, cents) == 0:
         raise CannotRefund("So little of this payment is tax alone. Choose another amount.")
 
@@ -337,6 +337,6 @@ def _take_back(payment: Payment, refund: Refund, sent: SentRefund) -> None:
 
 def _words(payment: Payment, refund: Refund) -> str:
     """For the customer's statement."""
-    whole = money.display(money.from_cents(refund.amount_cents))
-    tax = f", of which {money.display(money.from_cents(refund.tax_cents))} is tax" if refund.tax_cents else ""
+    whole = money.display_cents(refund.amount_cents)
+    tax = f", of which {money.display_cents(refund.tax_cents)} is tax" if refund.tax_cents else ""
     return f"{whole} to the card{tax}, of the payment of {payment.paid_at:%Y-%m-%d}"
