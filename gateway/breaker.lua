@@ -4,8 +4,8 @@
 -- ARGV: who asks (a process that takes calls; empty for a worker), milliseconds that a backend is left alone,
 --       milliseconds that a worker's probe is waited for (0: workers make none), then for each field of which there is
 --       news: the field, good, bad, slow (of the good), bad since the last good, whose calls the bad ones were (an
---       account, or `several`), milliseconds to shut it at once, what a probe found, and of a worker's probe: its
---       result and its words
+--       account, or `several`), milliseconds to shut it at once, what a probe found, of a worker's probe its result
+--       and its words, and 1 if calls of who asks would have gone there: only who has calls is to make a probe
 -- Answers two lists: for each open field, why it is open, milliseconds until the next probe, and 1 if who asks is to
 -- make it; and the hash of probes.
 local HALF_WINDOW, LEAST, STREAK, PROBE, FORGOTTEN, LONGEST = 15000, 5, 5, 10000, 600000, 60000
@@ -67,7 +67,8 @@ local function doubt(state)
     if state.doubted_at > 0 then open(state, 'failing', pause) else state.doubted_at = now end
 end
 
-for at = 4, #ARGV, 10 do
+local wanted = {}
+for at = 4, #ARGV, 11 do
     local field, shut, probe, result = ARGV[at], tonumber(ARGV[at + 6]), ARGV[at + 7], ARGV[at + 8]
     local known = redis.call('HGET', KEYS[1], field)
     local state = known and cjson.decode(known) or fresh()
@@ -94,6 +95,7 @@ for at = 4, #ARGV, 10 do
         redis.call('HINCRBY', KEYS[2], field .. ' ' .. result, 1)
         redis.call('EXPIRE', KEYS[2], COUNTED_SECONDS)
     end
+    wanted[field] = ARGV[at + 10] == '1'
     state.seen = now
     redis.call('HSET', KEYS[1], field, cjson.encode(state))
 end
@@ -105,7 +107,7 @@ for at = 1, #all, 2 do
         redis.call('HDEL', KEYS[1], field)
     elseif state.open ~= '' and asker ~= '' then
         local free = state.prober == '' or now >= state.probe_until
-        local chosen = free and now >= state.until_ + patience
+        local chosen = wanted[field] and free and now >= state.until_ + patience
         if chosen then
             state.prober, state.probe_until = asker, now + PROBE
             redis.call('HSET', KEYS[1], field, cjson.encode(state))

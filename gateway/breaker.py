@@ -3,7 +3,7 @@
 It **opens** when half of at least five attempts of the last 30 seconds failed, after five failures in a row, when half
 of the first tokens come late, and at once when a backend says that it wants to be left alone or that it does not know
 us. After a pause one **probe** closes it, or opens it for longer: a worker's own (`gateway.probes`) or, where workers
-make none, one call of one process.
+make none, one call of a process that has calls for it.
 
 What fails for one customer alone may be that customer's doing. Then the breaker is in **doubt** and stays closed until
 a worker's probe fails as well; only if no worker makes one in time does it open without.
@@ -66,6 +66,7 @@ class _News:
     whose: str = ""  # The account whose attempts were bad, or SEVERAL.
     shut_ms: int = 0
     probe: str = ""
+    is_wanted: bool = False  # Calls of this process would have gone there.
 
     def fail(self, account_id: int) -> None:
         self.bad += 1
@@ -144,6 +145,7 @@ def tell(
         probe,
         result or "",
         words[:WORDS_LIMIT],
+        0,
     ]
     redis.register_script(_SCRIPT)(keys=[REDIS_KEY, PROBES_KEY], args=["", *_pauses(), *news])
 
@@ -180,6 +182,9 @@ class Breaker:
         Raises BackendUnavailable where there are none, with the seconds until the next probe.
         """
         found = [(target, self._open.get(_name(model_id, target.backend))) for target in targets]
+        for target, known in found:
+            if known is not None and not known.may_probe:
+                self._news_of(_name(model_id, target.backend)).is_wanted = True
         well = [target for target, known in found if known is None or known.may_probe]
         slow = [target for target, known in found if known and not known.may_probe and known.is_slow]
         if not well and not slow:
@@ -237,7 +242,7 @@ class Breaker:
         arguments: list[str | int] = [self._boot, *_pauses()]
         for name, seen in news.items():
             arguments += [name, seen.good, seen.bad, seen.slow, seen.streak, seen.whose, seen.shut_ms, seen.probe]
-            arguments += ["", ""]  # What is a worker's.
+            arguments += ["", "", int(seen.is_wanted)]  # The first two are a worker's.
         try:
             answer, probes = await self._script(keys=[REDIS_KEY, PROBES_KEY], args=arguments)
         except RedisError as error:

@@ -221,6 +221,7 @@ def test_calls_leave_the_probe_to_a_worker_for_a_while(settings: Settings) -> No
         fleet.ended(fleet.one, Result.NO_CONNECTION, calls=5)
         await fleet.share()
         await asyncio.sleep(1)  # The pause.
+        assert fleet.asks(fleet.one) == ["spare"]
         await fleet.share()
         assert fleet.asks(fleet.one) == fleet.asks(fleet.two) == ["spare"]
         settings.GATEWAY_PROBE_SECONDS = 0
@@ -259,9 +260,11 @@ def test_after_the_pause_one_call_of_one_process_finds_out(is_well: bool) -> Non
         fleet.ended(fleet.one, Result.NO_CONNECTION, calls=5)
         await fleet.share()
         fleet.let_the_pause_end()
+        await fleet.one.share()  # It has no calls for that backend, so the probe is left to one that has.
+        assert fleet.asks(fleet.two) == ["spare"]
         await fleet.two.share()
+        assert fleet.asks(fleet.one) == ["spare"]
         await fleet.one.share()
-        await fleet.two.share()
         assert fleet.asks(fleet.one) == ["spare"]
         assert fleet.asks(fleet.two) == ["gpu", "spare"]
         probe = uuid.uuid4()

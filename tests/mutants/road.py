@@ -232,6 +232,12 @@ BREAKERS = (
         (Edit("gateway/breaker.py", "            found.mine_until = 0\n", ""),),
     ),
     Mutant(
+        "breaker-probe-of-the-idle",
+        "A process without calls for a backend keeps the right to probe it, and never does.",
+        "tests/gateway/test_breaker.py::test_after_the_pause_one_call_of_one_process_finds_out",
+        (Edit(BREAKER_LUA, "local chosen = wanted[field] and free", "local chosen = free"),),
+    ),
+    Mutant(
         "breaker-of-one-customer",
         "One customer's poisoned requests shut a backend for everybody.",
         "tests/gateway/test_breaker.py::test_one_customer_cannot_open_it_unless_a_probe_fails_as_well",
