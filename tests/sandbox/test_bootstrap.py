@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -149,6 +150,19 @@ def test_an_environment_whose_python_is_gone_is_made_anew(root: Path, made: list
     python.symlink_to("/nowhere/python")
     bootstrap.ensure("sandbox", root)
     assert made == ["create", "install sandbox"] * 2
+
+
+def test_what_python_may_not_write_beside_the_sources_is_kept_within_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module.py").write_text("")
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"):
+        monkeypatch.setenv(name, "1")  # So that both are as they were afterwards.
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    bootstrap.keep_compiled(tmp_path / ".venv")
+    subprocess.run([sys.executable, "-c", "import module"], cwd=tmp_path, check=True)
+    assert list((tmp_path / ".venv/compiled").rglob("module.*.pyc"))
+    assert not (tmp_path / "__pycache__").exists()
 
 
 def test_a_checkout_that_cannot_be_written_is_told(root: Path) -> None:
