@@ -12,9 +12,12 @@ from datetime import UTC, datetime
 
 import hypothesis
 import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.core.management import call_command
 from django.db import connection
 from pytest_django import DjangoDbBlocker
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from billing import catalogue
 from billing.models import LanguageModel
@@ -25,6 +28,24 @@ from tests.stack import Stack, running
 # How long an example takes says how busy the machine is, and nothing of the code.
 hypothesis.settings.register_profile("flint", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("flint")
+
+# A password is slow to check by design, half a second each. The processes of the product keep to that.
+PBKDF2PasswordHasher.iterations = 1_000
+
+# What keeps a machine busy by itself, or measures how long things take, is run by one process, one after the other.
+GREEDY = ("tests/chaos/", "tests/inference/", "tests/mutants/", "tests/sandbox/", "tests/sdk/")
+
+
+class ByFile(LoadScopeScheduling):
+    """Several processes take a file each, since the tests of a file share what they start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "greedy" if file.startswith(GREEDY) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return ByFile(config, log)
 
 
 def pytest_report_header() -> str:

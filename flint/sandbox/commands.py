@@ -26,7 +26,8 @@ def test(arguments: list[str]) -> int:
     bootstrap.insist_on_platform()
     bootstrap.enter("dev")
     programs.install(programs.CHROMIUM, programs.CURL, programs.NODE, programs.NPM, programs.GO)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606  No shell is wanted.
+    chosen = arguments or ["-n", "logical", "--maxprocesses", "4"]  # One for each core; each has servers of its own.
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *chosen])  # noqa: S606  No shell is wanted.
 
 
 def chaos(arguments: list[str]) -> int:

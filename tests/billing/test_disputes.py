@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, reduce
 from itertools import permutations
+from operator import or_
 from typing import Any
 
 import pytest
+from django.db.models import Q
 
 from billing import money
 from billing.models import (
@@ -311,8 +313,8 @@ class Story:
     def books(self) -> Books:
         account = self.payment.account
         wallet = stage.wallet_of(account)
-        ids = (self.intent, self.refund, self.dispute)
-        ours = [transfer for transfer in Transfer.objects.all() if any(each in transfer.cause for each in ids)]
+        about = [Q(cause__contains=each) for each in (self.intent, self.refund, self.dispute)]
+        ours = Transfer.objects.filter(reduce(or_, about))
         accounts: Counter[str] = Counter()
         for transfer in ours:
             accounts[transfer.debit] -= transfer.amount
