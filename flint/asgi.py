@@ -1,6 +1,9 @@
 """The server's entry: /v1 goes to the gateway's lean road, everything else to the Django site."""
 
+import asyncio
+import logging
 import os
+import signal
 from typing import Any
 
 import structlog
@@ -12,13 +15,19 @@ from django.core.asgi import get_asgi_application
 
 site = get_asgi_application()
 
+import django.db  # noqa: E402
+from asgiref.sync import sync_to_async  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.utils.crypto import constant_time_compare  # noqa: E402
 
+from billing.payments import real_money  # noqa: E402  # Models need Django to be set up, which the line above does.
 from flint import logs  # noqa: E402
-from gateway.asgi import Gateway  # noqa: E402  # Its models need Django to be set up, which the line above does.
+from gateway.asgi import Gateway  # noqa: E402
 from gateway.metrics import CONTENT_TYPE  # noqa: E402
 
+ANSWER_SECONDS = 5  # How long a start waits for the database to say that this may be a production.
+
+logger = logging.getLogger(__name__)
 gateway = Gateway()
 
 
@@ -39,12 +48,42 @@ async def _lifespan(receive: Any, send: Any) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            insisting = asyncio.create_task(_insist_on_real_money())
+            await asyncio.wait([insisting], timeout=ANSWER_SECONDS)
+            if insisting.done() and (refusal := insisting.exception()):
+                await send({"type": "lifespan.startup.failed", "message": str(refusal)})
+                return
+            insisting.add_done_callback(_leave_if_refused)
             await gateway.start()
             await send({"type": "lifespan.startup.complete"})
         else:
             await gateway.stop()
             await send({"type": "lifespan.shutdown.complete"})
             return
+
+
+async def _insist_on_real_money() -> None:
+    """Until the database answers: without it a process starts all the same, and takes no calls."""
+    while True:
+        try:
+            await sync_to_async(_ask_for_real_money)()
+            return
+        except django.db.Error as silent:
+            logger.warning("whether the books hold money of tests is not known yet: %s", type(silent).__name__)
+            await asyncio.sleep(1)
+
+
+def _ask_for_real_money() -> None:
+    try:
+        real_money.insist()
+    finally:
+        django.db.connection.close()  # Back to the pool: this thread may never ask again.
+
+
+def _leave_if_refused(insisting: asyncio.Task[None]) -> None:
+    if not insisting.cancelled() and (refusal := insisting.exception()):
+        logger.critical("%s", refusal)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _site(scope: Any, receive: Any, send: Any) -> None:

@@ -1,12 +1,15 @@
 """The Celery app and the periodic schedule."""
 
+import logging
 import os
+import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from celery import Celery, Task, signals
+from django import db
 from kombu.transport.redis import Channel
 
 from billing import chores
@@ -17,6 +20,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "flint.settings")
 # the worker dies of that. They come back by themselves after the visibility timeout, and the sweeps do not need them.
 Channel.do_restore = False
 
+logger = logging.getLogger(__name__)
+
 app = Celery("flint")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
@@ -25,6 +30,24 @@ app.autodiscover_tasks()
 @signals.setup_logging.connect
 def _keep_our_logging(**_ignored: Any) -> None:
     """That somebody listens is enough: Celery then leaves logging as Django's settings made it."""
+
+
+@signals.worker_init.connect
+def _insist_on_real_money(**_ignored: Any) -> None:
+    """A worker that starts without the database waits for it here: it could do nothing else."""
+    from billing.payments import real_money  # Models need Django to be set up, which a worker does late.
+
+    while True:
+        try:
+            real_money.insist()
+            break
+        except real_money.NotReal as refusal:
+            sys.exit(str(refusal))
+        except db.Error as silent:
+            logger.warning("whether the books hold money of tests is not known yet: %s", type(silent).__name__)
+            time.sleep(1)
+        finally:
+            db.connection.close()  # Not for the processes that are forked off.
 
 
 @signals.task_prerun.connect

@@ -297,6 +297,8 @@ ACCOUNT_CLOSING = env.choice("ACCOUNT_CLOSING", ["refund", "block"], default="re
 STRIPE_SECRET_KEY = env.text("STRIPE_SECRET_KEY", "")
 STRIPE_WEBHOOK_SECRETS = env.names("STRIPE_WEBHOOK_SECRETS")  # Any of them is taken, so that they can be rotated.
 STRIPE_API_BASE = env.text("STRIPE_API_BASE", "").rstrip("/")  # Stripe's own where empty.
+# Cards that are none may pay on a production-like site that is itself a test, and money of tests may be in its books.
+STRIPE_TEST_MONEY = env.boolean("STRIPE_TEST_MONEY", False)
 STRIPE_LIVEMODE = STRIPE_SECRET_KEY.startswith(("sk_live_", "rk_live_"))
 # Where the payment page is: Stripe's own domain, or the one of the company that is set up there.
 STRIPE_CHECKOUT_ORIGIN = env.text("STRIPE_CHECKOUT_ORIGIN", STRIPE_API_BASE or "https://checkout.stripe.com")
@@ -323,11 +325,7 @@ if STRIPE_SECRET_KEY:
             env.fault("STRIPE_SECRET_KEY is the simulator's, but FLINT_ENV is production.")
         if not STRIPE_API_BASE:
             env.fault("STRIPE_API_BASE is missing, but STRIPE_SECRET_KEY is the simulator's.")
-if (
-    STRIPE_SECRET_KEY.startswith(("sk_test_", "rk_test_"))
-    and PRODUCTION
-    and not env.boolean("STRIPE_TEST_MONEY", False)
-):
+if STRIPE_SECRET_KEY.startswith(("sk_test_", "rk_test_")) and PRODUCTION and not STRIPE_TEST_MONEY:
     env.fault(
         "STRIPE_SECRET_KEY is a test key: anybody could pay with a test card, and call real backends for it. "
         "A site that is itself a test says STRIPE_TEST_MONEY=true."
