@@ -36,6 +36,7 @@ WHY = {
     "expired_card": "The card has expired. Take another one.",
     "incorrect_cvc": "The security code of the card was wrong.",
     "insufficient_funds": "The card has not enough money.",
+    "not_confirmed": "The payment service did not get it done, so it was called off.",
     "processing_error": "The bank could not process it. Try again in a moment.",
 }
 OTHERWISE = "The bank refused it. Take another card, or write to us."

@@ -75,6 +75,7 @@ class Payment(models.Model):
     checkout_session = models.CharField(max_length=255, unique=True, null=True, blank=True)
     payment_intent = models.CharField(max_length=255, unique=True, null=True, blank=True)
     charge = models.CharField(max_length=255, unique=True, null=True, blank=True)
+    customer = models.CharField(max_length=255, blank=True, help_text="Whom a recharge charges at Stripe.")
     payment_method = models.CharField(max_length=255, blank=True, help_text="The saved card that a recharge charges.")
     save_card = models.BooleanField(default=False, help_text="The customer agreed to have the card saved.")
     returned_cents = models.BigIntegerField(default=0, help_text="Of the total: refunded, or taken by disputes.")

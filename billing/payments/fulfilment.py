@@ -26,6 +26,7 @@ State = Payment.State
 ERROR_LENGTH = 500
 UNDECIDED = timedelta(minutes=5)
 CONFIRMATION_WANTED = "authentication_required"  # The bank would pay if the customer were there.
+NOT_CONFIRMED = "not_confirmed"  # Nobody went on with it at Stripe, and it was canceled there.
 NEVER_STARTED = timedelta(hours=2)  # Longer than a form can be sent again.
 SWEPT = 100
 
@@ -140,7 +141,8 @@ def _write(payment_id: UUID, intent: Intent | None, session: Checkout | None) ->
 
 def _misfit(payment: Payment, intent: Intent | None, session: Checkout | None) -> str:
     """Why this is not the payment that we asked for; empty when it is."""
-    customer = StripeCustomer.objects.filter(account=payment.account_id).values_list("stripe_id", flat=True).first()
+    known = StripeCustomer.objects.filter(account=payment.account_id).values_list("stripe_id", flat=True).first()
+    customer = payment.customer or known
     # A customer that was deleted at Stripe is another one now; what was paid before is paid all the same.
     was_credited = payment.state == State.PAID
     for found in (intent, session):
@@ -215,20 +217,23 @@ def _unpaid_state(payment: Payment, intent: Intent | None, session: Checkout | N
     status = intent.status if intent else ""
     if status == "processing":
         return State.PROCESSING
+    if payment.kind == Payment.Kind.RECHARGE:
+        return _unpaid_recharge(payment, status)
     if status == "canceled" or (session and session.status == "expired"):
         return State.CANCELED
     if session and session.status == "complete":
         # A bank transfer that has not come yet, or a bank account to be verified; else a bank that takes days said no.
         return State.PROCESSING if status == "requires_action" else State.FAILED
-    if session:
-        return State.OPEN
-    return _unpaid_recharge(payment, status)
+    return State.OPEN
 
 
 def _unpaid_recharge(payment: Payment, status: str) -> Payment.State:
     """It has one attempt. Until the bank has said something Stripe is at it; and what is off stays off."""
-    if payment.state == State.CANCELED:
+    if payment.state == State.CANCELED or (status == "canceled" and payment.state == State.REQUIRES_ACTION):
         return State.CANCELED
+    if status == "canceled":
+        payment.failure_code = payment.failure_code or NOT_CONFIRMED
+        return State.FAILED
     if status == "requires_action" or payment.failure_code == CONFIRMATION_WANTED:
         return State.REQUIRES_ACTION
     return State.FAILED if payment.failure_code else State.OPEN

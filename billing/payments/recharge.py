@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -17,7 +18,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from billing import clock, money
-from billing.models import AutoRecharge, Payment, PaymentFlag, RechargeMail, StripeCustomer
+from billing.models import AutoRecharge, Payment, PaymentFlag, RechargeMail
 from billing.payments import auto_recharge, flags, fulfilment, stripe_api
 from billing.payments.auto_recharge import Stop
 
@@ -27,6 +28,8 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(hours=1)
 # Stripe may forget a key after 24 hours, and the same request would then charge again.
 KEY_LIVES = timedelta(hours=20)
 CLOCKS_DIFFER = timedelta(minutes=10)
+# Confirming is part of the request that makes it; what waits for longer is waiting for nobody.
+LEFT_UNCONFIRMED = timedelta(hours=1)
 # The bank will say so for ever, or wants that nobody asks again: only another card helps.
 HARD_DECLINES = frozenset({
     "card_not_supported", "currency_not_supported", "do_not_try_again", "expired_card", "fraudulent",
@@ -137,7 +140,8 @@ def _open(account_id: int, now: datetime) -> Payment | None:
             return None
         found.attempt = Payment.objects.create(
             account_id=account_id, kind=Payment.Kind.RECHARGE, livemode=settings.STRIPE_LIVEMODE, created_at=now,
-            amount_cents=found.amount_cents, payment_method=saved.payment_method, requested_by=found.consented_by,
+            amount_cents=found.amount_cents, customer=saved.stripe_id or "", payment_method=saved.payment_method,
+            requested_by=found.consented_by,
         )  # fmt: skip
         found.attempt_due_at, found.last_attempt_at = now + LEASE, now
         found.not_before = now + timedelta(minutes=found.interval_minutes)
@@ -159,13 +163,34 @@ def _pursue(payment: Payment, now: datetime, *, again: bool) -> None:
         )
     if intent is not None:
         fulfilment.fulfil(intent)
+        if payment.created_at < now - LEFT_UNCONFIRMED:
+            _give_up(payment, intent)
+
+
+def _give_up(payment: Payment, intent: str) -> None:
+    """End an attempt that nobody at Stripe goes on with, first there, so that it cannot be paid afterwards."""
+    undecided = Payment.objects.filter(pk=payment.pk, state=State.OPEN)
+    if not undecided.exists():
+        return
+    with suppress(stripe_api.Refused):  # It was canceled before, or has been paid meanwhile: Stripe is asked again.
+        stripe_api.cancel_intent(intent)
+    fulfilment.fulfil(intent)
+    # One that fits nothing keeps its error for a person; it need not be waited for either, unless it may be paid.
+    if undecided.exists() and stripe_api.intent(intent).status == "canceled":
+        undecided.update(state=State.FAILED, failure_code=fulfilment.NOT_CONFIRMED, updated_at=clock.now())
 
 
 def _made_before(payment: Payment) -> str | None:
     """The answer may have been lost: Stripe would repeat an error of its own for this key, whatever it did."""
-    customer = _customer_of(payment)
+    mark = str(payment.pk)
     since = int((payment.created_at - CLOCKS_DIFFER).timestamp())
-    return stripe_api.intent_of_payment(str(payment.pk), customer=customer, since=since) if customer else None
+    try:
+        return stripe_api.intent_of_payment(mark, customer=payment.customer, since=since)
+    except stripe_api.Refused as refused:
+        if (refused.code, refused.param) != ("resource_missing", "customer"):
+            raise
+    # The customer is gone at Stripe; what was charged is not.
+    return stripe_api.intent_of_payment(mark, customer="", since=since)
 
 
 def _may_be_sent_again(payment: Payment, now: datetime) -> bool:
@@ -178,23 +203,14 @@ def _may_be_sent_again(payment: Payment, now: datetime) -> bool:
     return known and same_card and wanted.exists() and not paused
 
 
-def _customer_of(payment: Payment) -> str | None:
-    saved = StripeCustomer.objects.filter(account=payment.account_id, livemode=payment.livemode)
-    return saved.values_list("stripe_id", flat=True).first()
-
-
 def _send(payment: Payment) -> str | None:
     """The id of what Stripe made of it; None where it was not paid, which is then written down."""
-    customer = _customer_of(payment)
-    if customer is None:
-        _note_unpaid(payment, NOT_STARTED, None)
-        return None
     try:
         return stripe_api.charge_saved_card(
             {
                 "amount": payment.amount_cents,
                 "currency": stripe_api.CURRENCY,
-                "customer": customer,
+                "customer": payment.customer,
                 "payment_method": payment.payment_method,
                 # Else Stripe may want a page to which other ways of paying would return.
                 "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},

@@ -18,7 +18,13 @@ from typing import Any, Generic, TypeVar
 import stripe
 from django.conf import settings
 from stripe.checkout import Session
-from stripe.params import CustomerCreateParams, PaymentIntentCreateParams, RefundCreateParams, RefundListParams
+from stripe.params import (
+    CustomerCreateParams,
+    PaymentIntentCreateParams,
+    PaymentIntentListParams,
+    RefundCreateParams,
+    RefundListParams,
+)
 from stripe.params.checkout import SessionCreateParams
 
 API_VERSION = "2026-10-28.endive"  # That of the client's types. The webhook endpoint at Stripe is made with the same.
@@ -241,11 +247,20 @@ def charge_saved_card(params: PaymentIntentCreateParams, *, key: str) -> str:
 
 
 def intent_of_payment(payment: str, *, customer: str, since: int) -> str | None:
-    """The id of the customer's PaymentIntent that is for this payment of ours, made at that time or later."""
+    """The id of the PaymentIntent that is for this payment of ours, made since then; anybody's, without a customer."""
+    asked: PaymentIntentListParams = {"created": {"gte": since}, "limit": 100}
+    if customer:
+        asked["customer"] = customer
     with _asking() as client:
-        found = client.v1.payment_intents.list({"customer": customer, "created": {"gte": since}, "limit": 100})
+        found = client.v1.payment_intents.list(asked)
         ours = (one.id for one in found.auto_paging_iter() if _payment_of(one) == payment)
         return next(ours, None)
+
+
+def cancel_intent(intent_id: str) -> None:
+    """Nobody can pay it any more. Raises Refused where it is paid, is with the bank, or was canceled before."""
+    with _asking() as client:
+        client.v1.payment_intents.cancel(intent_id, {"cancellation_reason": "abandoned"})
 
 
 def saved_card(payment_method: str, *, customer: str) -> Card | None:

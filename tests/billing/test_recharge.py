@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from accounts.models import Account, AuditEvent, Membership
-from billing import clock, closing, funds, tasks
+from billing import clock, closing, funds, payment_log, tasks
 from billing.models import AutoRecharge, Payment, Receipt, StripeCustomer, StripeEvent, UsageRecord, Wallet
 from billing.payments import auto_recharge, flags, fulfilment, inbox, recharge, stripe_api
 from billing.payments.auto_recharge import CannotTurnOn, Terms
@@ -49,6 +49,13 @@ HOUR = timedelta(hours=1)
 
 def behaves(simulator: StripeSimulator, account: Account, behaviour: str) -> None:
     simulator.control("card", payment_method=card_of(account), behaviour=behaviour)
+
+
+def delete_customer(simulator: StripeSimulator, account: Account) -> None:
+    """At Stripe, which tells us so."""
+    gone = StripeCustomer.objects.get(account=account).stripe_id or ""
+    simulator.client().v1.customers.delete(gone)
+    auto_recharge.mirror(gone)
 
 
 def is_due(account: Account) -> bool:
@@ -490,12 +497,132 @@ class TestAnAnswerThatDoesNotCome:
 
         assert (row(account).attempt, told(account)) == (None, [])
 
+    def test_one_whose_customer_was_deleted_and_replaced_meanwhile_is_credited(
+        self, simulator: StripeSimulator
+    ) -> None:
+        account = recharging(simulator)
+        simulator.control("calls", kind="lose_answer", count="2", path=SEND)
+        recharge.work(account.pk)
+        delete_customer(simulator, account)
+        top_up(simulator, account, cents=500)
+
+        time_passes(account, timedelta(minutes=5))
+        recharge.work(account.pk)
+
+        assert (states(account), credited(account), paid_at_stripe(simulator, account)) == (["paid"], 20, 1)
+        assert (row(account).attempt, row(account).stopped_reason) == (None, Stop.CARD_GONE)
+
+    @pytest.mark.parametrize("reached", [True, False])
+    def test_a_customer_of_whom_stripe_knows_nothing_ends_it(self, simulator: StripeSimulator, reached: bool) -> None:
+        account = recharging(simulator)
+        kind = "lose_answer" if reached else "rate_limit"
+        simulator.control("calls", kind=kind, count="2", path=SEND)
+        recharge.work(account.pk)
+        simulator.control("calls", kind=kind, count="0", path=SEND)
+        StripeCustomer.objects.filter(account=account).update(stripe_id="cus_gone")
+        Payment.objects.filter(account=account, kind="recharge").update(customer="cus_gone")
+
+        time_passes(account, timedelta(minutes=5))
+        recharge.work(account.pk)
+
+        [payment] = attempts(account)
+        if reached:  # Of another customer than it says: nothing is credited, and a person is told.
+            assert (payment.state, payment.error[:3], row(account).attempt) == ("open", "pi_", payment)
+        else:
+            assert (payment.state, payment.failure_code) == ("failed", "resource_missing")
+            assert (row(account).attempt, row(account).stopped_reason, told(account)) == (
+                None,
+                Stop.REFUSED,
+                ["stopped"],
+            )
+
     def test_a_sweep_of_top_ups_leaves_it_alone(self, simulator: StripeSimulator) -> None:
         account = recharging(simulator)
         simulator.control("calls", kind="rate_limit", count="2", path=SEND)
         recharge.work(account.pk)
         fulfilment.sweep(now=clock.now() + timedelta(hours=3))
         assert states(account) == ["open"]
+
+
+@pytest.mark.django_db
+class TestAPaymentThatNobodyConfirms:
+    """Stripe made it, and did not go on with it."""
+
+    def left_behind(self, simulator: StripeSimulator) -> tuple[Account, str]:
+        """An attempt of which Stripe answered nothing, and what it has made of it."""
+        account = recharging(simulator)
+        simulator.control("calls", kind="rate_limit", count="2", path=SEND)
+        recharge.work(account.pk)
+        simulator.control("calls", kind="rate_limit", count="0", path=SEND)
+        [payment] = attempts(account)
+        made = simulator.client().v1.payment_intents.create(
+            {
+                "amount": 2000, "currency": "usd", "customer": payment.customer,
+                "payment_method": payment.payment_method, "metadata": {"payment": str(payment.pk)},
+            }
+        )  # fmt: skip
+        assert made.status == "requires_confirmation"
+        return account, made.id
+
+    def status(self, simulator: StripeSimulator, intent: str) -> str:
+        return simulator.client().v1.payment_intents.retrieve(intent).status
+
+    def test_it_is_called_off_at_stripe_once_it_is_old_and_the_customer_is_told(
+        self, simulator: StripeSimulator
+    ) -> None:
+        account, intent = self.left_behind(simulator)
+        time_passes(account, timedelta(minutes=30))
+        recharge.work(account.pk)
+        assert (states(account), self.status(simulator, intent)) == (["open"], "requires_confirmation")
+
+        time_passes(account, HOUR)
+        for _ in range(2):
+            recharge.work(account.pk)
+
+        [payment] = attempts(account)
+        assert (payment.state, payment.failure_code, payment.payment_intent) == ("failed", "not_confirmed", intent)
+        assert self.status(simulator, intent) == "canceled"
+        assert (row(account).attempt, row(account).failures, told(account)) == (None, 1, ["declined"])
+        assert "did not get it done" in payment_log.line_of(payment).why
+        time_passes(account)
+        recharge.work(account.pk)
+        assert (states(account), paid_at_stripe(simulator, account)) == (["failed", "paid"], 1)
+
+    def test_one_that_is_paid_at_the_last_moment_is_credited(self, simulator: StripeSimulator) -> None:
+        account, intent = self.left_behind(simulator)
+        time_passes(account, 2 * HOUR)
+        real = stripe_api.cancel_intent
+
+        def too_late(intent_id: str) -> None:
+            simulator.client().v1.payment_intents.confirm(intent_id)
+            real(intent_id)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stripe_api, "cancel_intent", too_late)
+            recharge.work(account.pk)
+
+        assert (states(account), credited(account), self.status(simulator, intent)) == (["paid"], 20, "succeeded")
+
+    def test_whoever_calls_it_off_and_dies_leaves_the_rest_to_the_next(self, simulator: StripeSimulator) -> None:
+        account, intent = self.left_behind(simulator)
+        stripe_api.cancel_intent(intent)
+        time_passes(account, timedelta(minutes=5))
+
+        for _ in range(2):
+            recharge.work(account.pk)
+
+        assert (states(account), told(account)) == (["failed"], ["declined"])
+
+    def test_what_fits_nothing_and_cannot_be_paid_any_more_is_not_waited_for(self, simulator: StripeSimulator) -> None:
+        account, intent = self.left_behind(simulator)
+        Payment.objects.filter(account=account, kind="recharge").update(customer="cus_other")
+        time_passes(account, 2 * HOUR)
+
+        recharge.work(account.pk)
+
+        [payment] = attempts(account)
+        assert (payment.state, payment.failure_code, bool(payment.error)) == ("failed", "not_confirmed", True)
+        assert (self.status(simulator, intent), row(account).attempt) == ("canceled", None)
 
 
 @pytest.mark.django_db

@@ -52,6 +52,8 @@ class Listing:
         where = {place: value for name, place in self.filters.items() if (value := params.text(name))}
         if self.required:
             params.required(self.required)
+        if "customer" in where and store.find("customer", where["customer"]) is None:
+            raise missing("customer", where["customer"], param="customer", status=400)
         return page(store.select(self.kind, where, created=created_bounds(params)), params, path, self.kind)
 
 
