@@ -46,7 +46,7 @@ class StripeCustomer(models.Model):
         return f"{self.account} ({self.stripe_id or 'not made yet'})"
 
 
-@pghistory.track(exclude=["updated_at"], model_name="PaymentHistory")
+@pghistory.track(exclude=["updated_at", "asked_at"], model_name="PaymentHistory")
 class Payment(models.Model):
     """Its id is our idempotency key at Stripe, so it is there before Stripe is asked."""
 
@@ -87,6 +87,7 @@ class Payment(models.Model):
     receipt_url = models.URLField(max_length=1000, blank=True, help_text="Stripe's own receipt.")
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(auto_now=True)
+    asked_at = models.DateTimeField(null=True, help_text="When its page asked Stripe last.")
     paid_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -142,6 +143,11 @@ class Payment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.pk}"
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Its page asked Stripe, and nothing was written down since."""
+        return self.asked_at is not None and self.updated_at < self.asked_at
 
 
 class StripeEvent(models.Model):

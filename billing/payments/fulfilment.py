@@ -14,6 +14,7 @@ from uuid import UUID
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from accounts import audit
 from accounts.audit import Action
@@ -24,6 +25,7 @@ from billing.payments.stripe_api import Checkout, Intent
 
 State = Payment.State
 ERROR_LENGTH = 500
+LOOK_PAUSE = timedelta(seconds=10)  # A page asks every three seconds, and may be open several times.
 UNDECIDED = timedelta(minutes=5)
 CONFIRMATION_WANTED = "authentication_required"  # The bank would pay if the customer were there.
 NOT_CONFIRMED = "not_confirmed"  # Nobody went on with it at Stripe, and it was canceled there.
@@ -73,6 +75,15 @@ def refresh(payment: Payment) -> Payment:
     elif payment.payment_intent:
         found = fulfil(payment.payment_intent)
     return found or payment
+
+
+def look(payment: Payment, *, now: datetime) -> Payment:
+    """The same for whoever waits at a page: Stripe is asked once in LOOK_PAUSE, however many look."""
+    if not (payment.checkout_session or payment.payment_intent):
+        return payment
+    undecided = Payment.objects.filter(pk=payment.pk, state__in=Payment.PENDING)
+    due = undecided.filter(Q(asked_at=None) | Q(asked_at__lte=now - LOOK_PAUSE))
+    return refresh(payment) if due.update(asked_at=now) else payment
 
 
 def sweep(*, now: datetime) -> None:

@@ -66,15 +66,12 @@ def add(request: HttpRequest, membership: Membership) -> HttpResponse:
 def payment(request: HttpRequest, membership: Membership, payment_id: UUID) -> HttpResponse:
     """Where Stripe sends the customer back to. It asks Stripe, so that it need not wait for a message."""
     found = get_object_or_404(Payment, pk=payment_id, account=membership.account)
-    asked = True
-    if found.state in Payment.PENDING:
-        try:
-            found = fulfilment.refresh(found)
-        except (stripe_api.Unavailable, stripe_api.Refused, stripe_api.NotConfigured, fulfilment.UnknownPayment):
-            asked = False
+    try:
+        found = fulfilment.look(found, now=datetime.now(UTC))
+    except (stripe_api.Unavailable, stripe_api.Refused, stripe_api.NotConfigured, fulfilment.UnknownPayment):
+        found.refresh_from_db()
     facts = {
         "payment": found,
-        "asked": asked,
         "left": "left" in request.GET and found.kind == Payment.Kind.TOPUP,
         "since": payment_log.since_paid(found),
         "wallet": funds.wallet_of(membership.account),

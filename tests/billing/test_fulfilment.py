@@ -108,6 +108,23 @@ def test_twenty_at_once_credit_once(stripe: FakeStripe, committed: None) -> None
     assert Transfer.objects.filter(cause=f"stripe:tax:{intent}").count() == 1
 
 
+def test_many_who_look_at_once_ask_once(stripe: FakeStripe, committed: None) -> None:
+    payment = begun(stripe)
+    stripe.pay(session_of(payment), status="processing")
+    asked, now = len(stripe.asked), clock.now()
+
+    def one(_number: int) -> None:
+        try:
+            fulfilment.look(payment, now=now)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(one, range(20)))
+
+    assert [path.split("/")[2] for _method, path, _params in stripe.asked[asked:]] == ["checkout", "payment_intents"]
+
+
 def test_an_account_has_one_customer_at_stripe_whoever_makes_it(stripe: FakeStripe, committed: None) -> None:
     account, _email = people.customer("racer")
     by = account.users.get()

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from django.db.models import F
 from django.http import HttpResponseBase
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
@@ -15,6 +16,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from accounts.models import Account
 from billing import payment_log
 from billing.models import Payment
+from billing.payments import fulfilment, stripe_api
 from tests import factories, people
 from tests.billing.fake_stripe import FakeStripe
 
@@ -45,6 +47,15 @@ def back_from(stripe: FakeStripe, owner: Client, how: str = "success_url", **hea
     (asked,) = [params for method, path, params in stripe.asked if (method, path[-9:]) == ("POST", "/sessions")]
     url = urlsplit(asked[how])
     return text(owner.get(f"{url.path}?{url.query}", headers=headers))
+
+
+def seconds_pass() -> None:
+    """So many that the page may ask Stripe again."""
+    Payment.objects.update(asked_at=F("asked_at") - fulfilment.LOOK_PAUSE)
+
+
+def questions(stripe: FakeStripe) -> int:
+    return sum(method == "GET" and "/sessions/" in path for method, path, _params in stripe.asked)
 
 
 def test_payments_are_listed_in_the_order_in_which_their_forms_were_opened(
@@ -150,6 +161,7 @@ def test_a_bank_that_takes_its_time_is_waited_for(owner: Client, stripe: FakeStr
     assert "Look again" in page, "Without scripts."
 
     stripe.attempt(session["id"], status="succeeded")
+    seconds_pass()
     part = back_from(stripe, owner, **{"HX-Request": "true"})
     assert "was added to your balance" in part
     assert "hx-trigger" not in part
@@ -164,6 +176,7 @@ def test_a_failure_and_a_misfit_are_not_called_success(owner: Client, stripe: Fa
     page = back_from(stripe, owner)
     assert "nothing was credited yet" in page
     stripe.objects[intent] |= {"status": "requires_payment_method", "amount_received": 0}
+    seconds_pass()
     assert "This payment failed" in back_from(stripe, owner)
 
 
@@ -174,6 +187,41 @@ def test_stripe_away_on_the_way_back_promises_nothing(owner: Client, stripe: Fak
     page = back_from(stripe, owner)
     assert "If you have paid, the money will be added" in page
     assert "hx-trigger" in page
+
+
+def test_however_many_look_stripe_is_asked_once_in_a_while_and_what_is_known_is_shown(
+    owner: Client, stripe: FakeStripe
+) -> None:
+    ask_for(owner)
+    (session,) = stripe.made("checkout.session")
+    stripe.pay(session["id"], status="processing")
+    for _ in range(3):
+        assert "still working on it" in back_from(stripe, owner)
+    assert questions(stripe) == 1
+
+    seconds_pass()
+    for _ in range(3):
+        back_from(stripe, owner)
+    assert questions(stripe) == 2
+
+    stripe.attempt(session["id"], status="succeeded")
+    fulfilment.fulfil_session(session["id"])  # As a message of Stripe's does.
+    asked = questions(stripe)
+    assert "was added to your balance" in back_from(stripe, owner)
+    assert questions(stripe) == asked
+
+
+def test_an_outage_is_said_at_every_look_and_asked_about_once_in_a_while(owner: Client, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    stripe.pay(stripe.made("checkout.session")[0]["id"])
+    stripe.failing_with = 500
+    for _ in range(3):
+        assert "does not answer at the moment" in back_from(stripe, owner)
+    assert questions(stripe) == 1 + stripe_api.RETRIES
+
+    stripe.failing_with = None
+    seconds_pass()
+    assert "was added to your balance" in back_from(stripe, owner)
 
 
 def test_a_refusal_ends_the_payment_and_the_next_one_works(owner: Client, account: Account, stripe: FakeStripe) -> None:
