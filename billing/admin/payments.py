@@ -34,7 +34,7 @@ class _State(admin.SimpleListFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("waiting", "Waiting"), ("given_up", "Given up"), ("done", "Done")]
+        return [("waiting", "Waiting"), ("given_up", "Given up"), ("done", "Done"), ("not_ours", "Done: not ours")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         match self.value():
@@ -44,6 +44,8 @@ class _State(admin.SimpleListFilter):
                 return queryset.filter(processed_at=None, next_attempt_at=None)
             case "done":
                 return queryset.filter(processed_at__isnull=False)
+            case "not_ours":
+                return queryset.filter(outcome=StripeEvent.Outcome.NOT_OURS)
         return queryset
 
 
@@ -99,7 +101,17 @@ class StripeCustomerAdmin(CustomerRowsAdmin):
 @admin.register(StripeEvent)
 class StripeEventAdmin(ReadOnlyAdmin):
     ordering = ["-received_at", "-id"]
-    list_display = ["received_at", "id", "type", "livemode", "attempts", "processed_at", "next_attempt_at", "error"]
+    list_display = [
+        "received_at",
+        "id",
+        "type",
+        "livemode",
+        "attempts",
+        "processed_at",
+        "outcome",
+        "next_attempt_at",
+        "error",
+    ]
     list_filter = [_State, _Needing, "livemode"]
     search_fields = ["=id", "=type"]
     search_help_text = "The id or the type of an event."

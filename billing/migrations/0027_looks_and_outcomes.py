@@ -15,4 +15,9 @@ class Migration(migrations.Migration):
             name='asked_at',
             field=models.DateTimeField(help_text='When its page asked Stripe last.', null=True),
         ),
+        migrations.AddField(
+            model_name='stripeevent',
+            name='outcome',
+            field=models.CharField(blank=True, choices=[('not_ours', 'not ours')], help_text='Not ours: it is done, and is about an object of another app in the same Stripe account.', max_length=10),
+        ),
     ]

@@ -153,6 +153,9 @@ class Payment(models.Model):
 class StripeEvent(models.Model):
     """The row is the queue: `processed_at` is set in the transaction of what the event did."""
 
+    class Outcome(models.TextChoices):
+        NOT_OURS = "not_ours", "not ours"
+
     id = models.CharField(max_length=255, primary_key=True)
     type = models.CharField(max_length=100)
     api_version = models.CharField(max_length=50, blank=True)
@@ -166,6 +169,10 @@ class StripeEvent(models.Model):
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True, db_default=Now(), help_text="None: done, or given up.")
     error = models.CharField(max_length=500, blank=True, help_text="Why the last attempt failed.")
+    outcome = models.CharField(
+        max_length=10, choices=Outcome.choices, blank=True,
+        help_text="Not ours: it is done, and is about an object of another app in the same Stripe account.",
+    )  # fmt: skip
 
     class Meta:
         constraints = [

@@ -55,7 +55,6 @@ def apply(dispute_id: str) -> Dispute | None:
     found = stripe_api.dispute(dispute_id)
     payment = _payment(found.payment_intent)
     if payment is None:
-        logger.info("dispute %s is of a payment that is not ours", found.id)
         return None
     # First and by itself: staff must hear of a dispute whose money cannot be posted, too.
     dispute = _write_down(payment, found, asked_at)
@@ -66,17 +65,17 @@ def apply(dispute_id: str) -> Dispute | None:
     return dispute
 
 
-def warn(warning_id: str) -> None:
-    """Flag the account whose payment the bank takes for fraud; no money moves.
+def warn(warning_id: str) -> Payment | None:
+    """Flag the account whose payment the bank takes for fraud; no money moves. None where it is not ours.
 
     Raises fulfilment.UnknownPayment, stripe_api.Refused or Unavailable.
     """
     found = stripe_api.fraud_warning(warning_id)
     payment = _payment(found.payment_intent)
     if payment is None:
-        logger.info("fraud warning %s is of a payment that is not ours", found.id)
-        return
+        return None
     flags.flag(payment, cause=found.id, reason=f"Bank warns of fraud: {_words(found.fraud_type)}")
+    return payment
 
 
 def _payment(payment_intent: str | None) -> Payment | None:

@@ -116,7 +116,7 @@ def work(event_id: str) -> None:
         return
     with bound_contextvars(stripe_event=event.pk, **({"request_id": event.request_id} if event.request_id else {})):
         try:
-            _act(event)
+            came_of_it = _act(event)
         except FINAL as final:
             _fail(event, f"{type(final).__name__}: {final}", again=False)
         except (stripe_api.Unavailable, stripe_api.NotConfigured) as passing:
@@ -125,8 +125,11 @@ def work(event_id: str) -> None:
             logger.exception("event %s (%s) failed", event.pk, event.type)
             _fail(event, type(fault).__name__, again=True)
         else:
-            StripeEvent.objects.filter(pk=event.pk).update(processed_at=clock.now(), next_attempt_at=None, error="")
-            logger.info("event %s (%s) is done", event.pk, event.type)
+            outcome = StripeEvent.Outcome.NOT_OURS if came_of_it is None else ""
+            StripeEvent.objects.filter(pk=event.pk).update(
+                processed_at=clock.now(), next_attempt_at=None, error="", outcome=outcome
+            )
+            logger.info("event %s (%s) is done%s", event.pk, event.type, ": it is not ours" if outcome else "")
 
 
 def sweep() -> None:
@@ -138,7 +141,9 @@ def sweep() -> None:
 
 def work_again(event_id: str) -> None:
     """An operator asks for it: begin anew with a message that failed or is done."""
-    StripeEvent.objects.filter(pk=event_id).update(processed_at=None, attempts=0, next_attempt_at=clock.now(), error="")
+    StripeEvent.objects.filter(pk=event_id).update(
+        processed_at=None, attempts=0, next_attempt_at=clock.now(), error="", outcome=""
+    )
 
 
 def _claim(event_id: str) -> StripeEvent | None:
@@ -164,20 +169,24 @@ def _fail(event: StripeEvent, reason: str, *, again: bool) -> None:
     )  # fmt: skip
 
 
-def _act(event: StripeEvent) -> None:
-    """The object's state decides, so several messages about one object ask for the same."""
+def _act(event: StripeEvent) -> object:
+    """What came of it; None where it is about nothing of ours.
+
+    The object's state decides, so several messages about one object ask for the same.
+    """
     about = msgspec.json.decode(event.payload, type=_Event).data.object.id
     if event.type.startswith("payment_intent."):
-        fulfilment.fulfil(about)
-    elif event.type.startswith("checkout.session."):
-        fulfilment.fulfil_session(about)
-    elif event.type.startswith(("refund.", "charge.refund.")):
-        refunds.apply(about)
-    elif event.type == "charge.refunded":
-        refunds.apply_all(charge=about)
-    elif event.type.startswith("charge.dispute."):
-        disputes.apply(about)
-    elif event.type.startswith("radar.early_fraud_warning."):
-        disputes.warn(about)
-    elif event.type in ABOUT_SAVED_CARDS:
+        return fulfilment.fulfil(about)
+    if event.type.startswith("checkout.session."):
+        return fulfilment.fulfil_session(about)
+    if event.type.startswith(("refund.", "charge.refund.")):
+        return refunds.apply(about)
+    if event.type == "charge.refunded":
+        return refunds.apply_all(charge=about) or None
+    if event.type.startswith("charge.dispute."):
+        return disputes.apply(about)
+    if event.type.startswith("radar.early_fraud_warning."):
+        return disputes.warn(about)
+    if event.type in ABOUT_SAVED_CARDS:
         auto_recharge.mirror(about)
+    return event  # That is all that is known: of cards that were removed nothing is kept here.

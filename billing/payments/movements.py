@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from uuid import UUID
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
@@ -31,14 +30,6 @@ logger = logging.getLogger(__name__)
 def store(found: Sequence[Movement]) -> None:
     """Keep what was listed; what is known already stays as it is."""
     BalanceTransaction.objects.bulk_create([_row(movement) for movement in found], ignore_conflicts=True)
-
-
-def is_our_mark(mark: str) -> bool:
-    """Other apps may use the same word in their metadata; ours are ids."""
-    try:
-        return bool(UUID(mark))
-    except ValueError:
-        return False
 
 
 def unposted() -> list[str]:
@@ -72,7 +63,7 @@ def _row(movement: Movement) -> BalanceTransaction:
         id=movement.id, type=movement.type[:100], reporting_category=movement.reporting_category[:100],
         amount_cents=movement.amount, fee_cents=movement.fee, net_cents=movement.net, currency=movement.currency,
         kind=movement.kind[:100], source=movement.source, subject=_subject(movement),
-        payment_intent=movement.payment_intent, payment=movement.payment if is_our_mark(movement.payment) else "",
+        payment_intent=movement.payment_intent, payment=movement.payment,
         created=movement.created, available_on=movement.available_on, livemode=settings.STRIPE_LIVEMODE,
     )  # fmt: skip
 

@@ -159,7 +159,7 @@ def _post(tell: Callable[[str], None], deadline: float) -> bool:
 
 def _work_intents(found: list[ListedIntent]) -> None:
     """As with all objects, ask only about those of which Stripe may know more than we."""
-    marks = {UUID(intent.payment): intent for intent in found if movements.is_our_mark(intent.payment)}
+    marks = {UUID(intent.payment): intent for intent in found if intent.payment}
     known = {payment.pk: payment.state for payment in Payment.objects.filter(pk__in=marks)}
     for mark, intent in marks.items():
         state = known.get(mark)

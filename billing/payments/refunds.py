@@ -118,10 +118,10 @@ def apply(stripe_id: str) -> Refund | None:
     return _apply(stripe_api.refund(stripe_id))
 
 
-def apply_all(*, charge: str) -> None:
-    """The same for all refunds of a charge."""
-    for sent in stripe_api.refunds({"charge": charge}):
-        _apply(sent)
+def apply_all(*, charge: str) -> list[Refund]:
+    """The same for all refunds of a charge; none where it is not of a payment of ours."""
+    applied = [_apply(sent) for sent in stripe_api.refunds({"charge": charge})]
+    return [refund for refund in applied if refund is not None]
 
 
 def refresh(refund: Refund) -> Refund:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 import stripe
 from django.conf import settings
@@ -104,7 +105,7 @@ class Checkout:
     livemode: bool
     currency: str
     customer: str | None
-    payment: str
+    payment: str  # As above.
     payment_intent: str | None
     url: str | None
     net: int
@@ -253,7 +254,7 @@ def intent_of_payment(payment: str, *, customer: str, since: int) -> str | None:
         asked["customer"] = customer
     with _asking() as client:
         found = client.v1.payment_intents.list(asked)
-        ours = (one.id for one in found.auto_paging_iter() if _payment_of(one) == payment)
+        ours = (one.id for one in found.auto_paging_iter() if mark_of(one.metadata) == payment)
         return next(ours, None)
 
 
@@ -350,7 +351,7 @@ def _checkout(session: Session) -> Checkout:
         livemode=session.livemode,
         currency=session.currency or "",
         customer=_id(session.customer),
-        payment=session.client_reference_id or "",
+        payment=(session.client_reference_id or mark_of(session.metadata)) if mark_of(session.metadata) else "",
         payment_intent=_id(session.payment_intent),
         url=session.url,
         net=session.amount_subtotal or 0,
@@ -368,7 +369,7 @@ def _intent(found: stripe.PaymentIntent) -> Intent:
         currency=found.currency,
         amount_received=found.amount_received,
         customer=_id(found.customer),
-        payment=_payment_of(found),
+        payment=mark_of(found.metadata),
         charge=charge.id if charge else None,
         receipt_url=(charge.receipt_url or "") if charge else "",
         failure_code=_failure(found.last_payment_error) if found.last_payment_error else "",
@@ -376,8 +377,13 @@ def _intent(found: stripe.PaymentIntent) -> Intent:
     )
 
 
-def _payment_of(found: stripe.PaymentIntent) -> str:
-    return found.metadata[PAYMENT] if PAYMENT in found.metadata else ""  # noqa: SIM401  # It is no dict.
+def mark_of(metadata: Any) -> str:
+    """The id of our Payment in Stripe's metadata; empty for what is not ours. Other apps may use the same word."""
+    mark = str(metadata[PAYMENT]) if metadata and PAYMENT in metadata else ""  # It is no dict.
+    try:
+        return mark if str(UUID(mark)) == mark else ""
+    except ValueError:
+        return ""
 
 
 def _refund(found: stripe.Refund) -> SentRefund:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 import stripe
 from stripe.params import (
@@ -65,7 +65,7 @@ class ListedEvent:
 class ListedIntent:
     id: str
     status: str
-    payment: str  # Our Payment's id; anything at all for what is not ours.
+    payment: str  # Our Payment's id; empty for what is not ours.
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _event(found: stripe.Event) -> ListedEvent:
 
 
 def _intent(found: stripe.PaymentIntent) -> ListedIntent:
-    return ListedIntent(id=found.id, status=found.status, payment=_payment(found.metadata))
+    return ListedIntent(id=found.id, status=found.status, payment=stripe_api.mark_of(found.metadata))
 
 
 def _refund(found: stripe.Refund) -> ListedRefund:
@@ -178,13 +178,8 @@ def _movement(found: stripe.BalanceTransaction) -> Movement:
         kind=str(source["object"]) if isinstance(source, stripe.StripeObject) else "",
         source=_id(source),
         payment_intent=_id(intent),
-        payment=_payment(source.metadata) if isinstance(source, stripe.Charge) else "",
+        payment=stripe_api.mark_of(source.metadata) if isinstance(source, stripe.Charge) else "",
     )
-
-
-def _payment(metadata: Any) -> str:
-    """It is no dict, though it looks like one."""
-    return str(metadata[stripe_api.PAYMENT]) if metadata and stripe_api.PAYMENT in metadata else ""
 
 
 def _id(expandable: stripe.StripeObject | str | None) -> str:

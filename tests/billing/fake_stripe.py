@@ -177,7 +177,7 @@ class FakeStripe:
                 "payment_status": "unpaid", "customer": params["customer"], "payment_intent": None,
                 "client_reference_id": params["client_reference_id"], "amount_subtotal": amount,
                 "amount_total": amount, "total_details": {"amount_tax": 0}, "expires_at": int(time.time()) + 3600,
-                "success_url": params["success_url"],
+                "success_url": params["success_url"], "metadata": {"payment": params["metadata[payment]"]},
                 "_intent_metadata": {"payment": params["payment_intent_data[metadata][payment]"]},
             },
         )  # fmt: skip

@@ -195,15 +195,18 @@ def test_a_second_payment_of_the_same_is_seen(stripe: FakeStripe) -> None:
 
 
 @pytest.mark.django_db
-def test_what_is_not_ours_is_left_alone_and_what_names_no_payment_is_an_error(stripe: FakeStripe) -> None:
+def test_what_is_not_ours_is_left_alone_and_what_names_a_payment_that_is_not_there_is_an_error(
+    stripe: FakeStripe,
+) -> None:
     payment = begun(stripe)
     intent = stripe.pay(session_of(payment))
     stripe.objects[intent]["metadata"] = {}
-    assert fulfilment.fulfil(intent) is None
-    for name in (str(uuid4()), "nonsense"):
-        stripe.objects[intent]["metadata"] = {"payment": name}
-        with pytest.raises(fulfilment.UnknownPayment):
-            fulfilment.fulfil(intent)
+    for metadata in ({}, {"payment": "order 17"}, {"payment": uuid4().hex}):
+        stripe.objects[intent]["metadata"] = metadata
+        assert fulfilment.fulfil(intent) is None
+    stripe.objects[intent]["metadata"] = {"payment": str(uuid4())}
+    with pytest.raises(fulfilment.UnknownPayment):
+        fulfilment.fulfil(intent)
     assert posted(payment) == 0
 
 

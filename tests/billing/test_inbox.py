@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import stripe as stripe_package
@@ -190,7 +191,7 @@ def test_what_we_do_not_know_is_done_at_once(stripe: FakeStripe) -> None:
     body = event("invoice.paid", {"id": "in_1"})
     deliver(body)
     inbox.work(stored(body).pk)
-    assert stored(body).processed_at
+    assert (bool(stored(body).processed_at), stored(body).outcome) == (True, "")
     assert stripe.asked == []
 
 
@@ -216,17 +217,65 @@ def test_an_outage_is_tried_again_later_and_then_done(stripe: FakeStripe) -> Non
     assert (stored(body).attempts, stored(body).error) == (2, "")
 
 
+def of_another_app(stripe: FakeStripe, metadata: dict[str, str], reference: str | None) -> dict[str, str]:
+    """What another app in the same Stripe account has sold, disputed and refunded: the object of each kind of event."""
+    payment = begun(stripe)
+    session = stripe.objects[session_of(payment)]
+    intent = stripe.pay(session["id"])
+    stripe.objects[intent]["metadata"] = session["metadata"] = metadata
+    session["client_reference_id"] = reference
+    return {
+        "payment_intent.succeeded": intent,
+        "checkout.session.completed": session["id"],
+        "refund.created": stripe.refunds_on_the_dashboard(intent, 100),
+        "charge.refunded": stripe.objects[intent]["latest_charge"]["id"],
+        "charge.dispute.created": stripe.dispute(intent),
+        "radar.early_fraud_warning.created": stripe.warn(intent),
+    }
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("metadata", "reference"),
+    [({}, None), ({}, str(uuid4())), ({"payment": "17"}, "cart 17"), ({"order": "1"}, "cart 17")],
+)
+def test_what_belongs_to_another_app_is_done_and_not_ours(
+    stripe: FakeStripe, metadata: dict[str, str], reference: str | None
+) -> None:
+    for kind, about in of_another_app(stripe, metadata, reference).items():
+        body = event(kind, {"id": about})
+        deliver(body)
+        inbox.work(stored(body).pk)
+        row = stored(body)
+        assert (row.type, row.outcome, row.error, bool(row.processed_at)) == (kind, "not_ours", "", True)
+        assert row.next_attempt_at is None
+
+
+@pytest.mark.django_db
+def test_what_is_ours_by_its_mark_and_fits_nothing_is_still_an_error(stripe: FakeStripe) -> None:
+    mark = str(uuid4())
+    found = of_another_app(stripe, {"payment": mark}, mark)
+    for kind, about in found.items():
+        body = event(kind, {"id": about})
+        deliver(body)
+        inbox.work(stored(body).pk)
+        row = stored(body)
+        assert (row.type, row.outcome, row.processed_at) == (kind, "", None)
+        assert mark in row.error
+
+
 @pytest.mark.django_db
 def test_what_can_never_work_stays_with_its_reason_until_somebody_asks_again(stripe: FakeStripe) -> None:
     payment = begun(stripe)
     intent = stripe.pay(session_of(payment))
-    stripe.objects[intent]["metadata"] = {"payment": "nobody"}
+    nobody = str(uuid4())
+    stripe.objects[intent]["metadata"] = {"payment": nobody}
     body = event("payment_intent.succeeded", {"id": intent})
     deliver(body)
     inbox.work(stored(body).pk)
     row = stored(body)
-    assert "'nobody', which does not exist" in row.error
-    assert (row.processed_at, row.next_attempt_at) == (None, None)
+    assert f"'{nobody}', which does not exist" in row.error
+    assert (row.processed_at, row.next_attempt_at, row.outcome) == (None, None, "")
 
     stripe.objects[intent]["metadata"] = {"payment": str(payment.pk)}
     inbox.work_again(row.pk)

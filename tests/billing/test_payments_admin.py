@@ -75,6 +75,19 @@ def test_an_event_that_failed_is_found_and_worked_on_again(staff: Client, stripe
     assert posted(payment) == 25 * USD
 
 
+def test_an_event_of_another_app_is_done_and_says_so(staff: Client) -> None:
+    stored("evt_foreign", "pi_of_others")
+    StripeEvent.objects.update(processed_at=clock.now(), outcome="not_ours")
+    stored("evt_ours", "pi_of_ours")
+
+    page = staff.get(EVENTS, {"state": "not_ours"}).content.decode()
+
+    assert "evt_foreign" in page
+    assert ">not ours<" in page
+    assert "evt_ours" not in page
+    assert "evt_foreign" not in staff.get(EVENTS, {"needs": "person"}).content.decode()
+
+
 @pytest.mark.parametrize("model", ["payment", "refund"])
 def test_an_id_that_was_cut_short_finds_nothing(staff: Client, model: str) -> None:
     assert staff.get(f"/admin/billing/{model}/", {"q": "12345678-1234-1234-1234-12345678901-"}).status_code == 200
