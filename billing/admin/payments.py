@@ -113,7 +113,7 @@ class StripeEventAdmin(ReadOnlyAdmin):
         "error",
     ]
     list_filter = [_State, _Needing, "livemode"]
-    search_fields = ["=id", "=type"]
+    search_fields = ["id__exact", "type__exact"]
     search_help_text = "The id or the type of an event."
     sortable_by = ()
     actions = ["work_again"]

@@ -59,7 +59,7 @@ class BalanceTransactionAdmin(ReadOnlyAdmin):
         "source", "foreign", "posted_at", "livemode", "error",
     ]  # fmt: skip
     list_filter = [_Posted, "livemode"]
-    search_fields = ["=id", "=source", "=payment_intent"]
+    search_fields = ["id__exact", "source__exact", "payment_intent__exact"]
     search_help_text = "An id of Stripe's: txn_, pi_, ch_, re_, po_."
     sortable_by = ()
     raw_id_fields = ["transfer", "fee_transfer"]

@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 
 from billing import clock
-from billing.models import Payment, StripeEvent
+from billing.models import BalanceTransaction, Payment, StripeEvent
 from billing.payments import inbox
 from tests import people
 from tests.billing.fake_stripe import FakeStripe
@@ -86,6 +86,24 @@ def test_an_event_of_another_app_is_done_and_says_so(staff: Client) -> None:
     assert ">not ours<" in page
     assert "evt_ours" not in page
     assert "evt_foreign" not in staff.get(EVENTS, {"needs": "person"}).content.decode()
+
+
+def test_an_id_of_stripes_is_found_as_it_is_written(staff: Client) -> None:
+    """`evt_a` and `evt_A` are two at Stripe; and only what is exact is found by an index."""
+    for event_id in ("evt_a1", "evt_A1"):
+        stored(event_id, "pi_1")
+    page = staff.get(EVENTS, {"q": "evt_A1"}).content.decode()
+    assert "/evt_5FA1/" in page
+    assert "/evt_5Fa1/" not in page
+
+    facts = {"type": "charge", "reporting_category": "charge", "currency": "usd", "subject": "pi_1", "livemode": False}
+    cents = {"amount_cents": 1, "fee_cents": 0, "net_cents": 1, "created": clock.now(), "available_on": clock.now()}
+    for movement_id, intent in (("txn_a1", "pi_a1"), ("txn_A1", "pi_A1")):
+        BalanceTransaction.objects.create(id=movement_id, payment_intent=intent, **facts, **cents)
+    for term in ("txn_A1", "pi_A1"):
+        page = staff.get("/admin/billing/balancetransaction/", {"q": term}).content.decode()
+        assert "/txn_5FA1/" in page
+        assert "/txn_5Fa1/" not in page
 
 
 @pytest.mark.parametrize("model", ["payment", "refund"])
