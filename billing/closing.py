@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import F, Q, Sum
 
 from accounts import access, audit, registration, team
 from accounts.access import Permission
@@ -24,6 +24,7 @@ from billing.models import AccountClosing, CreditLot, Hold, LedgerAccount, Trans
 
 # Gateways hear within a second that an account is disabled; a call that was admitted in it has its hold by then.
 QUIET = timedelta(seconds=15)
+SWEPT = 100
 State = AccountClosing.State
 
 
@@ -74,14 +75,21 @@ def ask(*, account: Account, by: Membership, now: datetime) -> None:
 
 
 def finish_all(*, now: datetime) -> int:
-    """Go on with every closing that can; also where money came in after the end. Returns how many are closed by it."""
-    open_ones = AccountClosing.objects.filter(
-        ~Q(state=State.CLOSED) | ~Q(account__wallet__posted=0),
-        account__disabled_at__isnull=False,
-        requested_at__lte=now - QUIET,
+    """Go on with closings that can; also where money came in after the end. Returns how many are closed by it.
+
+    A run looks at SWEPT of each kind; the next one goes on with the others, so none waits behind those that cannot end.
+    """
+    shut = AccountClosing.objects.filter(account__disabled_at__isnull=False, requested_at__lte=now - QUIET)
+    open_ones = shut.exclude(state=State.CLOSED).order_by(F("looked_at").asc(nulls_first=True), "account")
+    came_back = shut.filter(state=State.CLOSED).filter(
+        Q(account__wallet__posted__gt=0) | Q(account__wallet__posted__lt=0)
     )
-    ids = list(open_ones.order_by("pk").values_list("pk", flat=True))
-    return sum(_finish(account_id, now) for account_id in ids)
+    closed = 0
+    for found in (open_ones, came_back):
+        for account_id in list(found.values_list("pk", flat=True)[:SWEPT]):
+            AccountClosing.objects.filter(pk=account_id).update(looked_at=now)
+            closed += _finish(account_id, now)
+    return closed
 
 
 def _finish(account_id: int, now: datetime) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import models
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import Account
@@ -21,10 +22,14 @@ class AccountClosing(models.Model):
     state = models.CharField(max_length=12, choices=State.choices, default=State.CLOSING)
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     requested_at = models.DateTimeField(db_default=Now())
+    looked_at = models.DateTimeField(null=True, help_text="When the sweep looked last whether it can be finished.")
 
     class Meta:
         indexes = [
-            models.Index(fields=["requested_at"], name="closing_open", condition=~models.Q(state="closed")),
+            # Those that wait longest, first those at which nobody has looked yet.
+            models.Index(
+                F("looked_at").asc(nulls_first=True), F("account"), name="closing_open", condition=~Q(state="closed")
+            ),
         ]
 
     def __str__(self) -> str:

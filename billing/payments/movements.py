@@ -9,11 +9,12 @@ nothing; the comparison shows it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from billing import clock, ledger, money
 from billing.models import BalanceTransaction, LedgerAccount, Payment, Transfer, TransferKind
@@ -22,6 +23,7 @@ from billing.payments.stripe_lists import Movement
 
 OF_PAYMENTS = ("charge", "refund", "dispute")  # Kinds of objects that belong to a payment.
 FEES = ("stripe_fee", "stripe_fx_fee", "tax_fee")
+PAGE = 500
 TO_BANK = ("payout", "payout_cancel", "payout_failure", "topup", "topup_reversal")
 
 logger = logging.getLogger(__name__)
@@ -32,10 +34,14 @@ def store(found: Sequence[Movement]) -> None:
     BalanceTransaction.objects.bulk_create([_row(movement) for movement in found], ignore_conflicts=True)
 
 
-def unposted() -> list[str]:
-    """In the order in which they happened."""
+def unposted() -> Iterator[str]:
+    """In the order in which they happened; a page at a time is read, and what is posted meanwhile left out."""
     waiting = BalanceTransaction.objects.filter(posted_at=None, livemode=settings.STRIPE_LIVEMODE)
-    return list(waiting.order_by("created", "id").values_list("pk", flat=True))
+    behind = Q()
+    while page := list(waiting.filter(behind).order_by("created", "id").values_list("created", "pk")[:PAGE]):
+        yield from (movement_id for _created, movement_id in page)
+        created, last = page[-1]
+        behind = Q(created__gte=created) & ~Q(created=created, pk__lte=last)
 
 
 def post(movement_id: str) -> None:

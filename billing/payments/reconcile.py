@@ -148,12 +148,13 @@ def _read(reading: Reading, now: datetime, tell: Callable[[str], None], deadline
 
 
 def _post(tell: Callable[[str], None], deadline: float) -> bool:
-    waiting = movements.unposted()
-    for movement_id in waiting:
+    count = 0
+    for movement_id in movements.unposted():
         movements.post(movement_id)
+        count += 1
         if time.monotonic() > deadline:
             return False
-    tell(f"posted: {len(waiting)} balance transactions")
+    tell(f"posted: {count} balance transactions")
     return True
 
 

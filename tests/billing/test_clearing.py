@@ -21,7 +21,7 @@ from billing.models import (
     Transfer,
     TransferKind,
 )
-from billing.payments import clearing, reconcile
+from billing.payments import clearing, movements, reconcile
 from billing.payments.reconcile import BEGINNING, Outcome
 from flint.sandbox.stripe_simulator.balance import DISPUTE_FEE_CENTS
 from tests import factories, people
@@ -190,6 +190,23 @@ def movement(type_: str, *, amount: int, **fields: Any) -> BalanceTransaction:
         "net_cents": amount, "currency": "usd", "subject": id_, "created": now, "available_on": now, "livemode": False,
     }  # fmt: skip
     return BalanceTransaction(**given | fields)
+
+
+def test_what_waits_to_be_posted_is_read_in_pages_each_once_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = datetime(2026, 1, 2, tzinfo=UTC)
+    moments = [begun + timedelta(seconds=seconds) for seconds in (3, 1, 2, 2, 2, 2, 9)]  # Pages end within a second.
+    rows = [movement("stripe_fee", amount=-1, created=moment) for moment in moments]
+    BalanceTransaction.objects.bulk_create(rows)
+    ours = [row.pk for row in sorted(rows, key=lambda row: (row.created, row.pk))]
+    whole = list(movements.unposted())
+    assert [movement_id for movement_id in whole if movement_id in ours] == ours
+
+    monkeypatch.setattr(movements, "PAGE", 2)
+    assert list(movements.unposted()) == whole
+    for movement_id in movements.unposted():
+        if movement_id in ours:
+            movements.post(movement_id)
+    assert list(movements.unposted()) == [movement_id for movement_id in whole if movement_id not in ours]
 
 
 def test_the_command_reads_to_the_end_and_tells_the_difference(simulator: StripeSimulator) -> None:

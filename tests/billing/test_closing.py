@@ -104,6 +104,19 @@ class TestClosing:
 
         assert state(account) == "money_left"
 
+    def test_a_run_looks_at_some_and_none_waits_behind_those_that_cannot_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waiting, ready = [customer(given=USD) for _ in range(3)], [customer() for _ in range(3)]
+        for account in waiting:
+            factories.held(factories.ask(account, 1))
+        for account in waiting + ready:
+            ask(account)
+        monkeypatch.setattr(closing, "SWEPT", 2)
+
+        assert [finish() for _ in range(4)] == [0, 1, 2, 0]
+        assert [state(account) for account in waiting + ready] == ["closing"] * 3 + ["closed"] * 3
+
     def test_debt_has_to_be_paid_first(self) -> None:
         account = customer(paid=1)
         Wallet.objects.filter(pk=account.pk).update(posted=-5)
