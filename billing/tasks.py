@@ -23,7 +23,7 @@ from billing import (
     refund_mails,
     settlement,
 )
-from billing.payments import dispute_mails, fulfilment, inbox, recharge, reconcile, refunds
+from billing.payments import customers, dispute_mails, fulfilment, inbox, recharge, reconcile, refunds
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +132,11 @@ def sweep_stripe_events(**_ignored: Any) -> None:
 @shared_task
 def sweep_payments(**_ignored: Any) -> None:
     fulfilment.sweep(now=clock.now())
+
+
+@shared_task
+def forget_replaced_cards(**_ignored: Any) -> None:
+    customers.forget_replaced_cards()
 
 
 @shared_task

@@ -84,6 +84,7 @@ app.conf.beat_schedule = {
         ("billing", "expire_credit", 60),
         ("billing", "sweep_stripe_events", 10),
         ("billing", "sweep_payments", 60),
+        ("billing", "forget_replaced_cards", 60),
         ("billing", "sweep_refunds", 60),
         ("billing", "mail_disputes", 30),
         ("billing", "reconcile_stripe", 600),

@@ -17,7 +17,7 @@ from billing.models.documents import (
     ReceiptNumbers,
     StatementMonth,
 )
-from billing.models.payments import Payment, StripeCustomer, StripeEvent
+from billing.models.payments import Payment, ReplacedCard, StripeCustomer, StripeEvent
 from billing.models.recharge import AutoRecharge, RechargeMail
 from billing.models.reconciliation import BalanceTransaction, ClearingCheck, StripeCursor
 from billing.models.refunds import Refund, RefundMail
@@ -71,6 +71,7 @@ __all__ = [
     "RefundMail",
     "RefusedCalls",
     "ReleasedHolds",
+    "ReplacedCard",
     "StatementMonth",
     "StripeCursor",
     "StripeCustomer",

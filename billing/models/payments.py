@@ -1,8 +1,9 @@
 """What came in from Stripe.
 
 A **Payment** is one attempt of an account to add funds, from before Stripe is asked to its end. A **StripeCustomer** is
-who the account is at Stripe, and the card it agreed to have saved. A **StripeEvent** is a message of Stripe's, stored
-as it came and worked on afterwards. Amounts are US cents, as Stripe counts them; the ledger holds pico-USD.
+who the account is at Stripe, and the card it agreed to have saved; a **ReplacedCard** is the one before, which Stripe
+is still to forget. A **StripeEvent** is a message of Stripe's, stored as it came and worked on afterwards. Amounts are
+US cents, as Stripe counts them; the ledger holds pico-USD.
 """
 
 from __future__ import annotations
@@ -44,6 +45,17 @@ class StripeCustomer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account} ({self.stripe_id or 'not made yet'})"
+
+
+class ReplacedCard(models.Model):
+    """A saved card that another took the place of, until Stripe has forgotten it, too. The row is the queue."""
+
+    payment_method = models.CharField(max_length=255, primary_key=True)
+    livemode = models.BooleanField()
+    replaced_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.payment_method
 
 
 @pghistory.track(exclude=["updated_at", "asked_at"], model_name="PaymentHistory")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.conf import settings
 
 from accounts.models import Account
-from billing.models import StripeCustomer
+from billing.models import ReplacedCard, StripeCustomer
 from billing.payments import stripe_api
 from billing.payments.stripe_api import Card
+
+SWEPT = 100
+
+logger = logging.getLogger(__name__)
 
 
 def ensure(account: Account) -> str:
@@ -39,8 +45,15 @@ def forget(stripe_id: str) -> None:
 
 
 def keep_card(account: Account, card: Card, **consent: object) -> None:
-    """Note the card that Stripe has saved; `consent` says who agreed to that, and when."""
-    StripeCustomer.objects.filter(account=account).update(
+    """Note the card that Stripe has saved; `consent` says who agreed to that, and when. The one before is forgotten.
+
+    To be called in a transaction; Stripe is asked by the sweep.
+    """
+    found = StripeCustomer.objects.select_for_update(no_key=True).filter(account=account)
+    for before in found.exclude(payment_method__in=["", card.payment_method]):
+        replaced = ReplacedCard(payment_method=before.payment_method, livemode=before.livemode)
+        ReplacedCard.objects.bulk_create([replaced], ignore_conflicts=True)
+    found.update(
         payment_method=card.payment_method,
         card_brand=card.brand,
         card_last4=card.last4,
@@ -48,6 +61,21 @@ def keep_card(account: Account, card: Card, **consent: object) -> None:
         card_exp_year=card.exp_year,
         **consent,
     )
+
+
+def forget_replaced_cards() -> None:
+    """Let Stripe forget what was replaced. Safe to repeat, to race and to be killed."""
+    if not stripe_api.is_on():
+        return
+    replaced = ReplacedCard.objects.filter(livemode=settings.STRIPE_LIVEMODE).order_by("replaced_at")
+    for card in replaced[:SWEPT]:
+        try:
+            stripe_api.forget_card(card.payment_method)
+        except stripe_api.Refused as refused:
+            logger.info("replaced card %s was forgotten before: %s", card.pk, refused.code)
+        except stripe_api.Unavailable:
+            return  # The next sweep asks again.
+        card.delete()
 
 
 def drop_card(payment_method: str) -> bool:

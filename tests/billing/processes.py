@@ -33,7 +33,7 @@ from accounts.models import Account, User
 from billing import clock, ledger, vouchers
 from billing.ledger import Ask
 from billing.models import Payment
-from billing.payments import disputes, recharge, reconcile, refunds, stripe_api
+from billing.payments import customers, disputes, recharge, reconcile, refunds, stripe_api
 from tests import factories
 
 SECONDS = 30  # The longest that a test waits for its processes.
@@ -215,3 +215,8 @@ def redeem_for_ever(account_ids: Sequence[int], code: str, by: int, begun: Event
 def recharge_once(account_id: int, key: str, stripe: str) -> None:
     settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = key, stripe
     recharge.work(account_id)
+
+
+def forget_cards(key: str, stripe: str) -> None:
+    settings.STRIPE_SECRET_KEY, settings.STRIPE_API_BASE = key, stripe
+    customers.forget_replaced_cards()

@@ -16,11 +16,20 @@ from pytest_django import Settings
 
 from accounts.models import Account, AuditEvent, Membership
 from billing import clock, closing, funds, payment_log, tasks
-from billing.models import AutoRecharge, Payment, Receipt, StripeCustomer, StripeEvent, UsageRecord, Wallet
-from billing.payments import auto_recharge, flags, fulfilment, inbox, recharge, stripe_api
+from billing.models import (
+    AutoRecharge,
+    Payment,
+    Receipt,
+    ReplacedCard,
+    StripeCustomer,
+    StripeEvent,
+    UsageRecord,
+    Wallet,
+)
+from billing.payments import auto_recharge, customers, flags, fulfilment, inbox, recharge, stripe_api
 from billing.payments.auto_recharge import CannotTurnOn, Terms
 from tests import factories, people
-from tests.billing import processes, stage
+from tests.billing import dying, processes, stage
 from tests.billing.recharging import (
     TERMS,
     attempts,
@@ -44,6 +53,7 @@ from tests.stripe_simulator.process import StripeSimulator
 
 Stop = AutoRecharge.Stop
 SEND = "POST /v1/payment_intents"
+DETACH = "POST /v1/payment_methods"
 HOUR = timedelta(hours=1)
 
 
@@ -639,9 +649,39 @@ class TestTheSavedCard:
         assert simulator.client().v1.payment_methods.retrieve(method).customer is None
         assert AuditEvent.objects.get(account=account, action="billing.card_removed").object == "visa 4242"
 
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_one_that_was_replaced_is_forgotten_at_stripe_and_the_new_one_is_not(
+        self, simulator: StripeSimulator, gone: bool
+    ) -> None:
+        account = with_card(simulator)
+        before, stripe = card_of(account), simulator.client()
+        top_up(simulator, account)
+        assert stripe.v1.payment_methods.retrieve(before).customer, "No transaction waits for Stripe."
+        if gone:
+            stripe.v1.payment_methods.detach(before)
+
+        for _ in range(2):
+            customers.forget_replaced_cards()
+
+        assert stripe.v1.payment_methods.retrieve(before).customer is None
+        assert stripe.v1.payment_methods.retrieve(card_of(account)).customer
+        assert not ReplacedCard.objects.filter(pk=before).exists()
+
+    def test_an_outage_leaves_it_to_the_next_sweep(self, simulator: StripeSimulator) -> None:
+        account = with_card(simulator)
+        before = card_of(account)
+        top_up(simulator, account)
+        simulator.control("calls", kind="rate_limit", count="2", path=DETACH)
+        customers.forget_replaced_cards()
+        assert ReplacedCard.objects.filter(pk=before).exists()
+
+        simulator.control("calls", kind="rate_limit", count="0", path=DETACH)
+        customers.forget_replaced_cards()
+        assert simulator.client().v1.payment_methods.retrieve(before).customer is None
+
     def test_one_that_stripe_did_not_remove_is_still_shown_and_not_charged(self, simulator: StripeSimulator) -> None:
         account = recharging(simulator)
-        simulator.control("calls", kind="rate_limit", count="2", path="POST /v1/payment_methods")
+        simulator.control("calls", kind="rate_limit", count="2", path=DETACH)
         with pytest.raises(stripe_api.Unavailable):
             auto_recharge.remove_card(account=account, by=owner(account).user)
 
@@ -793,6 +833,30 @@ class TestKilled:
             assert (states(account), told(account)) == (["paid"], [])
 
         self.end_well(simulator, account)
+
+    def test_while_a_replaced_card_is_forgotten(self, simulator: StripeSimulator, committed: None) -> None:
+        account = with_card(simulator)
+        self.forget(simulator, None)  # What other tests left behind.
+        for last in range(3):
+            before = card_of(account)
+            top_up(simulator, account)
+            self.forget(simulator, last)
+            client = simulator.client().v1.payment_methods
+            assert (client.retrieve(before).customer is None) == (last > 0)
+            assert ReplacedCard.objects.filter(pk=before).exists() == (last < 2)
+
+            self.forget(simulator, None)
+            assert client.retrieve(before).customer is None
+            assert client.retrieve(card_of(account)).customer
+            assert not ReplacedCard.objects.filter(pk=before).exists()
+
+    def forget(self, simulator: StripeSimulator, last: int | None) -> None:
+        """To the end, or until it is killed before step `last`."""
+        answers = processes.context().Queue()
+        arguments = (processes.forget_cards, (simulator.key, simulator.url), last, answers)
+        with processes.running(dying.walk, *arguments) as process:
+            process.join(processes.SECONDS)
+            assert process.exitcode == (0 if last is None else -9)
 
     def end_well(self, simulator: StripeSimulator, account: Account) -> None:
         """Whatever was left behind is found, and money moves once."""
