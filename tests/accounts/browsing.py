@@ -17,7 +17,7 @@ from django.test import Client
 from accounts import registration
 from accounts.models import User
 from tests import factories
-from tests.people import PASSWORD
+from tests.people import PASSWORD, signed_in
 
 
 def address(name: str = "alice") -> str:
@@ -72,6 +72,18 @@ def signed_in_a_while_ago(email: str, ago: timedelta = timedelta(minutes=6)) -> 
     began = datetime.now(UTC) - ago
     UserSession.objects.filter(session_key=client.session.session_key).update(created_at=began)
     return client
+
+
+def with_password(user: User) -> Client:
+    """Signed in an hour ago, and asked for the password where it is asked whether it is still the same person."""
+    user.set_password(PASSWORD)
+    user.save()
+    return signed_in(user)
+
+
+def go_on(client: Client, asked: Any) -> Any:
+    """Answer a page that asks whether it is still the same person, and follow where that leads."""
+    return client.post(asked["Location"], {"password": PASSWORD}, follow=True)
 
 
 def say_it_is_still_me(client: Client, password: str = PASSWORD) -> Any:

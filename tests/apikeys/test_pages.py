@@ -18,6 +18,7 @@ from accounts.models import Account, Membership
 from apikeys import keys, secret
 from apikeys.models import ApiKey
 from tests import factories, people
+from tests.accounts import browsing
 
 pytestmark = pytest.mark.django_db
 
@@ -209,6 +210,12 @@ class TestCreate:
         assert "no-store" in answer["Cache-Control"]
         # From now on it is known for a while.
         assert create(alice, name="another").status_code == 200
+
+    def test_a_form_with_a_fault_that_is_shown_after_the_proof_is_sent_to_its_own_page(self, account: Account) -> None:
+        alice = browsing.with_password(account.users.get())
+        answer = browsing.go_on(alice, create(alice, name=""))
+        assert answer.status_code == 200
+        assert f'<form method="post" action="{reverse("apikeys:create")}">' in answer.content.decode()
 
     def test_only_name_and_lifetime_are_taken_from_the_form(self, account: Account) -> None:
         other = factories.account()
