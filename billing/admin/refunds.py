@@ -9,6 +9,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import uuid_utils.compat as uuids
+from allauth.account.decorators import reauthentication_required
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.decorators import permission_required
@@ -63,6 +64,7 @@ class RefundForm(ReasonForm):
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @_may_refund
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
 def refund_payment(request: HttpRequest, payment_id: UUID) -> HttpResponse:
     payment = get_object_or_404(Payment.objects.select_related("account"), pk=payment_id)
     room = refunds.room(payment, now=clock.now())
@@ -87,6 +89,7 @@ def refund_payment(request: HttpRequest, payment_id: UUID) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @never_cache
 @_may_refund
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
 def refund_account(request: HttpRequest, pk: int) -> HttpResponse:
     """All that is left of what a closed account paid."""
     closing = get_object_or_404(AccountClosing.objects.select_related("account"), pk=pk)

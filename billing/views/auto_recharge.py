@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -29,7 +30,7 @@ def show(request: HttpRequest, membership: Membership) -> HttpResponse:
     form = RechargeForm(request.POST or None, recharge=found)
     if form.is_valid():
         try:
-            auto_recharge.turn_on(account=account, terms=form.terms, by=membership, now=clock.now())
+            _agree(request, membership, form.terms)
         except auto_recharge.CannotTurnOn as refusal:
             form.add_error(None, str(refusal))
         else:
@@ -54,6 +55,11 @@ def show(request: HttpRequest, membership: Membership) -> HttpResponse:
         "form_id": uuid4(),
     }
     return render(request, "billing/auto_recharge.html", facts, status=400 if form.errors else 200)
+
+
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
+def _agree(request: HttpRequest, membership: Membership, terms: auto_recharge.Terms) -> None:
+    auto_recharge.turn_on(account=membership.account, terms=terms, by=membership, now=clock.now())
 
 
 @require_POST

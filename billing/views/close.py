@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from allauth.account.decorators import reauthentication_required
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -21,7 +22,7 @@ def close(request: HttpRequest, membership: Membership) -> HttpResponse:
     account = membership.account
     if request.method == "POST" and request.POST.get("sure") == "yes":
         try:
-            closing.ask(account=account, by=membership, now=clock.now())
+            _ask(request, membership)
         except closing.CannotClose as refusal:
             messages.error(request, str(refusal))
         return redirect("billing:close")
@@ -33,3 +34,8 @@ def close(request: HttpRequest, membership: Membership) -> HttpResponse:
         "unsure": request.method == "POST",
     }
     return render(request, "billing/close.html", facts, status=400 if request.method == "POST" else 200)
+
+
+@reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
+def _ask(request: HttpRequest, membership: Membership) -> None:
+    closing.ask(account=membership.account, by=membership, now=clock.now())

@@ -13,6 +13,7 @@ from apikeys import keys
 from billing import clock, closing, ledger
 from billing.models import AccountClosing, Transfer, Wallet
 from tests import factories, people
+from tests.accounts import browsing
 from tests.billing import processes, stage
 
 CLOSE = "/billing/close/"
@@ -184,6 +185,18 @@ class TestThePage:
         assert client.post(CLOSE, {}).status_code == 400
         assert not AccountClosing.objects.exists()
         assert "is being closed" in client.post(CLOSE, {"sure": "yes"}, follow=True).content.decode()
+
+    def test_it_asks_who_it_is_again_and_then_closes(self) -> None:
+        account = customer(paid=7 * USD)
+        client = browsing.with_password(account.users.get())
+        assert client.get(CLOSE).status_code == 200
+
+        asked = client.post(CLOSE, {"sure": "yes"})
+
+        assert asked["Location"].startswith("/accounts/reauthenticate/")
+        assert not AccountClosing.objects.exists()
+        assert "is being closed" in browsing.go_on(client, asked).content.decode()
+        assert state(account) == "closing"
 
     def test_an_admin_may_not(self) -> None:
         account = customer()

@@ -15,6 +15,7 @@ from billing import clock, recharge_mails
 from billing.models import AutoRecharge, RechargeMail
 from billing.payments import auto_recharge, flags, recharge
 from tests import factories, people
+from tests.accounts import browsing
 from tests.billing.recharging import (
     attempts,
     card_of,
@@ -70,6 +71,29 @@ class TestThePage:
 
         assert "It is off." in text(client.post(f"{PAGE}off/", follow=True))
         assert row(account).stopped_reason == AutoRecharge.Stop.CUSTOMER
+
+    def test_agreeing_asks_who_it_is_again_and_goes_on_with_what_was_agreed_to(
+        self, simulator: StripeSimulator
+    ) -> None:
+        account = with_card(simulator)
+        client = browsing.with_password(owner(account).user)
+        assert client.get(PAGE).status_code == 200
+
+        asked = client.post(PAGE, AGREED)
+
+        assert asked["Location"].startswith("/accounts/reauthenticate/")
+        assert auto_recharge.of(account) is None
+        assert "Auto-recharge is on." in text(browsing.go_on(client, asked))
+        assert row(account).amount_cents == 2000
+        # From now on it is known for a while.
+        client.post(PAGE, {**AGREED, "amount": "25"})
+        assert row(account).amount_cents == 2500
+
+    def test_turning_it_off_never_asks_who_it_is_again(self, simulator: StripeSimulator) -> None:
+        account = recharging(simulator)
+        client = browsing.with_password(owner(account).user)
+        client.post(f"{PAGE}off/")
+        assert not row(account).enabled
 
     @pytest.mark.parametrize(
         ("field", "value", "said"),

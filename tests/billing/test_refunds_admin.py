@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.contrib.auth.models import Permission
 from django.http import HttpResponseBase
 from django.test import Client
@@ -15,6 +17,7 @@ from accounts.models import Membership, User
 from billing import clock, closing
 from billing.models import AccountClosing, Payment, Refund
 from tests import factories, people
+from tests.accounts import browsing
 from tests.billing import stage
 from tests.billing.fake_stripe import FakeStripe
 from tests.billing.test_refunds import CENT, again, held, intent_of, paid, paid_left, spend, start
@@ -139,6 +142,57 @@ def test_who_may_look_may_not_refund(stripe: FakeStripe) -> None:
         assert getattr(looker, method)(page_of(payment)).status_code == 403
     assert refunder.get(page_of(payment)).status_code == 200
     assert "work_again" not in refunder.get("/admin/billing/refund/").content.decode()
+
+
+def test_refunding_asks_who_it_is_again_before_the_form_is_shown(stripe: FakeStripe) -> None:
+    payment, staff = paid(stripe), browsing.with_password(User.objects.create_superuser("staff@example.test"))
+
+    asked = staff.get(page_of(payment))
+
+    assert asked["Location"].startswith("/accounts/reauthenticate/")
+    assert "$25.00 can be refunded now" in text(browsing.go_on(staff, asked))
+
+
+def test_a_refund_whose_proof_ran_out_while_it_was_typed_goes_on_after_a_new_one(stripe: FakeStripe) -> None:
+    payment, user = paid(stripe), User.objects.create_superuser("staff@example.test")
+    form = fields(people.signed_in(user), page_of(payment), amount="10")
+    staff = browsing.with_password(user)
+
+    asked = staff.post(page_of(payment), form)
+    assert not Refund.objects.exists()
+    answer = browsing.go_on(staff, asked)
+
+    assert "$10.00 is on its way to the card" in text(answer)
+    assert paid_left(payment) == 1500
+
+
+def test_a_form_with_a_fault_that_is_shown_after_the_proof_is_sent_to_its_own_page(stripe: FakeStripe) -> None:
+    payment, user = paid(stripe), User.objects.create_superuser("staff@example.test")
+    form = fields(people.signed_in(user), page_of(payment), amount="99")
+    staff = browsing.with_password(user)
+
+    answer = browsing.go_on(staff, staff.post(page_of(payment), form))
+
+    assert "Between $0.01 and $25.00 can be refunded now." in text(answer)
+    assert f'<form method="post" action="{page_of(payment)}">' in answer.content.decode()
+
+
+def test_staff_who_sign_in_with_a_passkey_prove_it_with_that(stripe: FakeStripe) -> None:
+    payment, user = paid(stripe), User.objects.create_superuser("staff@example.test")
+    Authenticator.objects.create(user=user, type=Authenticator.Type.WEBAUTHN, data={"credential": {}})
+    asked = people.signed_in(user).get(page_of(payment))
+    assert asked["Location"] == f"/accounts/2fa/webauthn/reauthenticate/?next={quote(page_of(payment), safe='')}"
+
+
+def test_refunding_what_is_left_of_an_account_asks_who_it_is_again(stripe: FakeStripe) -> None:
+    gone = closed(paid(stripe))
+    page = reverse("admin:billing_accountclosing_refund", args=[gone.pk])
+    staff = browsing.with_password(User.objects.create_superuser("staff@example.test"))
+
+    asked = staff.get(page)
+
+    assert asked["Location"].startswith("/accounts/reauthenticate/")
+    assert "$25.00 can be refunded" in text(browsing.go_on(staff, asked))
 
 
 def closed(payment: Payment) -> AccountClosing:
