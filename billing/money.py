@@ -47,13 +47,14 @@ def usd_per_million(rate: int) -> str:
 
 
 def display(pico: int) -> str:
-    """The amount for a person: `$0.00`, `$12.34`, `$0.0384`, `$0.0000384`. A balance is never rounded up."""
+    """The amount for a person: `$12.34`, `$0.50`, `$0.0384`, `$0.0000384`. A balance is never rounded up.
+
+    Below a dollar two decimals mean whole cents.
+    """
     sign = "-" if pico < 0 else ""
     amount = abs(pico)
-    if amount == 0:
-        return "$0.00"
-    if amount >= PICO_PER_USD:
-        cents = amount // PICO_PER_CENT
+    cents, rest = divmod(amount, PICO_PER_CENT)
+    if amount >= PICO_PER_USD or rest == 0:
         return f"{sign}${cents // 100:,}.{cents % 100:02d}"
     if amount >= PICO_PER_CENT:
         return f"{sign}$0.{amount // 10**8:04d}"

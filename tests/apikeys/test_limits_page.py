@@ -125,7 +125,7 @@ def test_the_page_of_a_key_tells_what_was_spent_and_what_is_left(key: ApiKey) ->
 
     shown = page(key, "key")
     assert f'<progress max="{2 * USD}" value="{3 * USD // 2}"' in shown
-    assert [text in shown for text in (">$1.50<", ">$2.00<", ">$0.5000</span> left", "used up")] == [True] * 3 + [False]
+    assert [text in shown for text in (">$1.50<", ">$2.00<", ">$0.50</span> left", "used up")] == [True] * 3 + [False]
 
     keys.set_spend_cap(key=key, cap=SpendCap(USD, SpendPeriod.TOTAL))
     assert "used up" in page(key, "keys")

@@ -143,8 +143,8 @@ class TestMoney:
 
         content = text(owner, "/")
 
-        assert 'title="0.9 USD">$0.9000</span></dd>' in content
-        assert 'of which <span class="money" title="0.1 USD">$0.1000</span> is held by running calls' in content
+        assert 'title="0.9 USD">$0.90</span></dd>' in content
+        assert 'of which <span class="money" title="0.1 USD">$0.10</span> is held by running calls' in content
 
     def test_a_balance_below_zero_is_told_with_what_to_do(self) -> None:
         account, owner = customer(5)
