@@ -45,7 +45,7 @@ def set_thresholds(*, account: Account, amounts: Sequence[int], by: User) -> Non
     if len(wanted) > MOST_THRESHOLDS:
         raise InvalidThresholds(f"At most {MOST_THRESHOLDS} amounts.")
     if not all(0 < amount <= MAX_THRESHOLD for amount in wanted):
-        raise InvalidThresholds(f"An amount is more than 0 and at most {money.usd(MAX_THRESHOLD)} USD.")
+        raise InvalidThresholds(f"An amount is more than 0 and at most {money.display(MAX_THRESHOLD)}.")
     with transaction.atomic():
         BalanceWatch.objects.get_or_create(account=account)
         watch = BalanceWatch.objects.select_for_update(no_key=True).get(account=account)

@@ -32,6 +32,7 @@ PERIODS = [
     ("month", "This month"),
     ("custom", "From … to …"),
 ]
+_COMMA_IN_A_NUMBER = re.compile(r"\d+,\d[\d,.]*")
 _TAX_ID = re.compile(r"[\w./ -]{4,}")
 
 
@@ -201,7 +202,7 @@ class AlertsForm(forms.Form):
         label="Amounts in USD",
         max_length=200,
         required=False,
-        help_text="Such as 5, 50. Leave it empty to get none about the balance.",
+        help_text="Such as 5, 50, 1500. Leave it empty to get none about the balance.",
     )
     statements = forms.BooleanField(
         label="A statement at the start of each month",
@@ -210,7 +211,14 @@ class AlertsForm(forms.Form):
     )
 
     def clean_amounts(self) -> list[int]:
-        texts = self.cleaned_data["amounts"].replace(";", ",").replace("$", "").split(",")
+        text = self.cleaned_data["amounts"].replace("$", "")
+        # 1,500 may mean $1,500 or $1 and $500, and 5,50 may mean $5.50.
+        if unclear := _COMMA_IN_A_NUMBER.search(text):
+            raise forms.ValidationError(
+                f"{unclear[0]} can be one amount or several. Write one without a comma: 1500 or 2.50. Write a blank "
+                "after the comma between two: 5, 50."
+            )
+        texts = text.replace(";", ",").split(",")
         try:
             return [money.from_usd(text) for text in texts if text.strip()]
         except money.InvalidAmount as fault:

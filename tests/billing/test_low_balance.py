@@ -301,9 +301,23 @@ class TestThePage:
 
         assert balance_watch.thresholds_of(account) == []
 
-    @pytest.mark.parametrize("amounts", ["ten", "0", "-5", "1,2,3,4,5,6", "1e30", "2000000", "\x00"])
+    @pytest.mark.parametrize("amounts", ["ten", "0", "-5", "1, 2, 3, 4, 5, 6", "1e30", "2000000", "\x00"])
     def test_what_is_no_threshold_is_refused(self, amounts: str) -> None:
         account, _ = people.customer("alice")
 
         assert people.owner_of(account).post(ALERTS, {"amounts": amounts}).status_code == 400
         assert balance_watch.thresholds_of(account) == [5 * USD]
+
+    @pytest.mark.parametrize("amounts", ["1,500", "5,50", "$1,500; 20", "1,500.00", "20, 1,500"])
+    def test_a_comma_that_can_be_read_in_two_ways_is_asked_about(self, amounts: str) -> None:
+        account, _ = people.customer("alice")
+        page = people.owner_of(account).post(ALERTS, {"amounts": amounts}).content.decode()
+        assert "can be one amount or several. Write one without a comma: 1500 or 2.50." in page
+        assert f'value="{amounts}"' in page
+        assert balance_watch.thresholds_of(account) == [5 * USD]
+
+    @pytest.mark.parametrize("amounts", ["1500, 20", "20 ,1500.00", "$1500;$20", "1500; 20,"])
+    def test_amounts_are_separated_by_a_comma_and_a_blank_or_a_semicolon(self, amounts: str) -> None:
+        account, _ = people.customer("alice")
+        people.owner_of(account).post(ALERTS, {"amounts": amounts})
+        assert balance_watch.thresholds_of(account) == [1500 * USD, 20 * USD]
