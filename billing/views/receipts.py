@@ -6,12 +6,13 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
-from billing import payment_log, pdf, receipts
+from billing import payment_log, receipts
 from billing.models import Receipt
+from billing.views.downloads import download_paper
 
 
 @require_safe
@@ -29,16 +30,12 @@ def receipt(request: HttpRequest, membership: Membership, number: str) -> HttpRe
     return render(request, "billing/paper.html", facts)
 
 
-@require_safe
+@require_GET
 @never_cache
 @requires(Permission.SEE_MONEY)
 def receipt_pdf(request: HttpRequest, membership: Membership, number: str) -> HttpResponse:
     found = _find(membership, number)
-    return HttpResponse(
-        pdf.render(receipts.paper(found)),
-        content_type="application/pdf",
-        headers={"Content-Disposition": f'attachment; filename="receipt-{found.number}.pdf"'},
-    )
+    return download_paper(membership, f"receipt-{found.number}", receipts.paper(found))
 
 
 def _find(membership: Membership, number: str) -> Receipt:

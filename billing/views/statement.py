@@ -13,8 +13,8 @@ from django.views.decorators.http import require_GET, require_safe
 
 from accounts.access import Permission, requires
 from accounts.models import Membership
-from billing import exports, pdf, periods, statement_papers, statements
-from billing.views.downloads import download
+from billing import exports, periods, statement_papers, statements
+from billing.views.downloads import download, download_paper
 
 
 @require_safe
@@ -65,7 +65,7 @@ def statement_paper(request: HttpRequest, membership: Membership) -> HttpRespons
     return render(request, "billing/paper.html", facts)
 
 
-@require_safe
+@require_GET
 @never_cache
 @requires(Permission.SEE_MONEY)
 def statement_pdf(request: HttpRequest, membership: Membership) -> HttpResponse:
@@ -73,11 +73,8 @@ def statement_pdf(request: HttpRequest, membership: Membership) -> HttpResponse:
     month = _month(request.GET.get("month", ""), now.date())
     if month is None:
         return _wrong(request, membership)
-    return HttpResponse(
-        pdf.render(statement_papers.paper(membership.account, month, now=now)),
-        content_type="application/pdf",
-        headers={"Content-Disposition": f'attachment; filename="statement-{month:%Y-%m}.pdf"'},
-    )
+    paper = statement_papers.paper(membership.account, month, now=now)
+    return download_paper(membership, f"statement-{month:%Y-%m}", paper)
 
 
 def _wrong(request: HttpRequest, membership: Membership) -> HttpResponse:

@@ -7,7 +7,8 @@ from datetime import UTC, date, datetime
 import pytest
 from django.urls import reverse
 
-from billing import ledger, money, periods, statement_papers, statements
+from accounts.models import AuditEvent
+from billing import ledger, money, periods, receipts, statement_papers, statements
 from billing.models import LedgerAccount, TransferKind
 from tests import factories, people
 from tests.billing import papers
@@ -92,6 +93,24 @@ def test_a_month_without_lines_is_a_page_too() -> None:
     pdf = people.owner_of(account).get(reverse("billing:statement_pdf"), {"month": "2026-01"})
 
     assert "Opening balance" in papers.text_of(pdf.content)
+
+
+def test_who_takes_a_pdf_away_is_written_down_and_who_reads_the_page_is_not() -> None:
+    account, _ = people.customer("alice")
+    receipt = receipts.issue(papers.paid(account), NOVEMBER)
+    alice = people.owner_of(account)
+
+    alice.get(reverse("billing:statement_paper"), {"month": "2026-10"})
+    alice.get(reverse("billing:receipt", args=[receipt.number]))
+    alice.get(reverse("billing:statement_pdf"), {"month": "2026-10"})
+    alice.get(reverse("billing:receipt_pdf", args=[receipt.number]))
+
+    exported = AuditEvent.objects.filter(account=account, action="data.exported", actor=account.users.get())
+    assert list(exported.order_by("id").values_list("object", flat=True)) == [
+        "statement-2026-10.pdf",
+        f"receipt-{receipt.number}.pdf",
+    ]
+    assert "exported statement-2026-10.pdf" in alice.get("/activity/").content.decode()
 
 
 @pytest.mark.parametrize("view", ["statement_paper", "statement_pdf"])
