@@ -5,6 +5,7 @@ Lists of tables that grow without end stop at SHOWN_ROWS instead of counting the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, cast
 from uuid import UUID
@@ -24,6 +25,7 @@ from billing.templatetags.money import cents, usd
 SHOWN_ROWS = 1000
 # A function that makes a cell of its row. Django takes one wherever it takes the name of a field; its stubs do not.
 Column = Any
+SENDING = ["state", "attempts", "error", "next_attempt_at", "sent_at"]
 
 
 def dollars(field: str) -> Column:
@@ -114,6 +116,19 @@ class CustomerRowsAdmin(ReadOnlyAdmin):
 
     def row_of(self, term: str) -> Q | None:
         return None
+
+
+class MailAdmin(CustomerRowsAdmin):
+    """Mails of one kind: what they are about, which were sent, and which the mail server did not take."""
+
+    subject: Sequence[Column] = ()
+    list_filter = ["state"]
+
+    def get_list_display(self, request: HttpRequest) -> list[Column]:
+        return ["created_at", *self.subject, *SENDING]
+
+    def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> list[Column]:
+        return [*self.subject, "created_at", *SENDING]
 
 
 def uuid_of(term: str) -> UUID | None:

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 
 from accounts.models import User
 from billing import clock
-from billing.admin.base import CustomerRowsAdmin, dollars_of_cents
+from billing.admin.base import CustomerRowsAdmin, MailAdmin, dollars_of_cents
 from billing.models import Dispute, DisputeMail, Payment, PaymentFlag
 from billing.payments import flags, stripe_api
 from billing.templatetags.money import cents
@@ -154,12 +154,10 @@ class PaymentFlagAdmin(CustomerRowsAdmin):
 
 
 @admin.register(DisputeMail)
-class DisputeMailAdmin(CustomerRowsAdmin):
+class DisputeMailAdmin(MailAdmin):
     owner = "dispute__payment__account"
-    list_display = ["created_at", "dispute", "about", "state", "attempts", "error", "next_attempt_at", "sent_at"]
-    list_filter = ["state"]
+    subject = ["dispute", "about"]
     list_select_related = ["dispute"]
-    fields = ["dispute", "about", "state", "attempts", "error", "next_attempt_at", "created_at", "sent_at"]
 
 
 def _link(payment: Payment) -> SafeString:

@@ -5,35 +5,23 @@ from __future__ import annotations
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.safestring import SafeString
 
-from billing.admin.base import Column, CustomerRowsAdmin
+from billing.admin.base import CustomerRowsAdmin, MailAdmin, dollars_of_cents
 from billing.models import AutoRecharge, RechargeMail
 from billing.payments import auto_recharge
-from billing.templatetags.money import cents
-
-
-def _dollars(field: str) -> Column:
-    """A column that shows US cents as dollars."""
-
-    @admin.display(description=field.removesuffix("_cents").replace("_", " "))
-    def column(row: AutoRecharge) -> SafeString:
-        return cents(getattr(row, field))
-
-    return column
 
 
 @admin.register(AutoRecharge)
 class AutoRechargeAdmin(CustomerRowsAdmin):
     list_display = [
-        "account", "enabled", _dollars("threshold_cents"), _dollars("amount_cents"),
-        _dollars("monthly_cap_cents"), "last_attempt_at", "failures", "stopped_reason", "stopped_at",
+        "account", "enabled", dollars_of_cents("threshold_cents"), dollars_of_cents("amount_cents"),
+        dollars_of_cents("monthly_cap_cents"), "last_attempt_at", "failures", "stopped_reason", "stopped_at",
     ]  # fmt: skip
     list_filter = ["enabled", "stopped_reason"]
     list_select_related = ["account"]
     fields = [
-        "account", "enabled", _dollars("threshold_cents"), _dollars("amount_cents"),
-        _dollars("monthly_cap_cents"), "interval_minutes", "consented_by", "consented_at", "attempt",
+        "account", "enabled", dollars_of_cents("threshold_cents"), dollars_of_cents("amount_cents"),
+        dollars_of_cents("monthly_cap_cents"), "interval_minutes", "consented_by", "consented_at", "attempt",
         "attempt_due_at", "last_attempt_at", "not_before", "failures", "stopped_reason", "stopped_at",
     ]  # fmt: skip
     actions = ["turn_off"]
@@ -50,13 +38,7 @@ class AutoRechargeAdmin(CustomerRowsAdmin):
 
 
 @admin.register(RechargeMail)
-class RechargeMailAdmin(CustomerRowsAdmin):
-    list_display = [
-        "created_at", "account", "recipient", "about", "state", "attempts", "error", "next_attempt_at", "sent_at",
-    ]  # fmt: skip
+class RechargeMailAdmin(MailAdmin):
+    subject = ["account", "recipient", "about", "reason", "payment"]
     list_filter = ["about", "state"]
-    list_select_related = ["account", "recipient"]
-    fields = [
-        "account", "recipient", "about", "payment", "reason", "state", "attempts", "error", "next_attempt_at",
-        "created_at", "sent_at",
-    ]  # fmt: skip
+    list_select_related = ["account", "recipient", "payment"]

@@ -24,7 +24,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.models import User
 from billing import clock, money
-from billing.admin.base import CustomerRowsAdmin, dollars_of_cents, uuid_of
+from billing.admin.base import CustomerRowsAdmin, MailAdmin, dollars_of_cents, uuid_of
 from billing.models import AccountClosing, Payment, Refund, RefundMail
 from billing.payments import auto_recharge, fulfilment, refunds, stripe_api
 
@@ -195,17 +195,11 @@ class RefundAdmin(CustomerRowsAdmin):
 
 
 @admin.register(RefundMail)
-class RefundMailAdmin(CustomerRowsAdmin):
+class RefundMailAdmin(MailAdmin):
     owner = "refund__payment__account"
-    list_display = [
-        "created_at", "account", "about", "state", "attempts", "error", "next_attempt_at", "sent_at",
-    ]  # fmt: skip
-    list_filter = ["state", "about"]
+    subject = ["account", "refund", "about"]
+    list_filter = ["about", "state"]
     list_select_related = ["refund__payment__account"]
-    fields = [
-        "refund", "account", "about", "state", "attempts", "error", "next_attempt_at", "created_at",
-        "sent_at",
-    ]  # fmt: skip
 
     @admin.display(description="account")
     def account(self, mail: RefundMail) -> str:
