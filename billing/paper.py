@@ -18,6 +18,11 @@ class Table:
     def words(self) -> int:
         return len(self.header) - self.numbers
 
+    @property
+    def labelled_rows(self) -> list[list[tuple[str, str]]]:
+        """Each cell behind the head of its column, for screens that are too narrow for columns."""
+        return [list(zip(self.header, row, strict=True)) for row in self.rows]
+
 
 @dataclass(frozen=True, slots=True)
 class Paper:

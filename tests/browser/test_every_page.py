@@ -91,3 +91,26 @@ def test_on_a_phone_a_row_is_read_and_used_without_scrolling_sideways(new_page: 
     expect(page.get_by_role("link", name="Remove")).to_be_in_viewport(ratio=1)
     page.goto(f"{stack.webs[0].url}/activity/")
     expect(page.get_by_text("opened the account alice")).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_on_a_phone_every_amount_of_a_statement_and_a_receipt_is_seen(
+    new_page: NewPage, stack: Stack, width: int
+) -> None:
+    account, email = people.customer("alice", password=people.PASSWORD)
+    keys.create(account=account, name="her laptop", now=datetime.now(UTC))
+    receipt = receipts.issue(papers.paid(account, 123_456_78), datetime.now(UTC))
+    factories.credit(account, 123_456_789_012_345_678, reason="An agreement on what was wrong in the month before")
+    day = factories.recorded(account, 38_400_123_457).admitted_at.date()
+    settlement.settle_accounts(account_ids=[account.pk])
+    page = new_page(viewport={"width": width, "height": 800})
+    sign_in(page, stack, email)
+
+    for address in (f"/statement/?day={day}", "/statement/document/", f"/billing/receipts/{receipt}/"):
+        page.goto(stack.webs[0].url + address)
+        hidden = page.evaluate(BEYOND_THE_EDGE)
+        assert (page.url, hidden) == (page.url, [])
+
+
+BEYOND_THE_EDGE = """[...document.querySelectorAll("main :is(tbody, dl) :is(td, th, dt, dd)")]
+    .filter(cell => cell.getBoundingClientRect().right > innerWidth - 16).map(cell => cell.textContent)"""
