@@ -71,6 +71,18 @@ def test_without_payments_it_says_what_will_be_there() -> None:
     content = people.owner_of(account).get(BILLING).content.decode()
 
     assert "What you pay will be listed here" in content
+    assert f'<a href="{reverse("billing:funds")}">Add funds</a></p>' in content
+
+
+def test_the_list_leads_to_every_other_page_of_money_and_each_leads_back() -> None:
+    account, _ = people.customer("alice")
+    alice = people.owner_of(account)
+    listed = alice.get(BILLING).content.decode()
+
+    for view in ("funds", "auto_recharge", "redeem", "alerts", "details"):
+        address = reverse(f"billing:{view}")
+        assert f'href="{address}"' in listed
+        assert f'<p class="crumb"><a href="{BILLING}">Billing</a></p>' in alice.get(address).content.decode()
 
 
 def test_pages_are_turned_without_loss_or_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
