@@ -33,4 +33,4 @@ class AccountClosing(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"closing of {self.account_id}"
+        return f"closing of {self.account}"

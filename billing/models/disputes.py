@@ -140,4 +140,4 @@ class PaymentFlag(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"flag of {self.account_id}: {self.reason}"
+        return f"flag of {self.account}: {self.reason}"

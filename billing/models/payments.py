@@ -16,6 +16,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import Account
+from billing import money
 from billing.models.wallets import Transfer
 
 
@@ -154,7 +155,7 @@ class Payment(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.pk}"
+        return f"{self.get_kind_display()} of {money.display_cents(self.amount_cents)}"
 
     @property
     def is_unanswered(self) -> bool:

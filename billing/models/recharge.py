@@ -76,7 +76,7 @@ class AutoRecharge(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"auto-recharge of {self.account_id}"
+        return f"auto-recharge of {self.account}"
 
 
 class RechargeMail(OutboxMail):

@@ -13,6 +13,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from billing import money
 from billing.models.mails import OutboxMail
 from billing.models.payments import Payment
 from billing.models.wallets import RefundHold, Transfer
@@ -89,7 +90,7 @@ class Refund(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"refund {self.pk}"
+        return f"refund of {money.display_cents(self.amount_cents)}"
 
 
 class RefundMail(OutboxMail):

@@ -17,6 +17,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import Account
+from billing import money
 
 
 class Wallet(models.Model):
@@ -191,7 +192,7 @@ class Transfer(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.amount} ({self.cause})"
+        return f"{self.get_kind_display()} of {money.display(self.amount)} ({self.cause})"
 
 
 class CreditLot(models.Model):
