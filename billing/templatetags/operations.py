@@ -1,4 +1,4 @@
-"""What staff see first on the first page of the admin: the background work, and what banks want back."""
+"""What staff see first on the first page of the admin: the background work, and what of the money waits for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from django import template
 
-from billing import backlog
+from billing import backlog, waiting
 from billing.payments import disputes
 
 register = template.Library()
@@ -20,3 +20,8 @@ def background_work() -> dict[str, Any]:
 @register.inclusion_tag("admin/_disputes.html")
 def waiting_disputes() -> dict[str, Any]:
     return {"waiting": disputes.waiting()}
+
+
+@register.inclusion_tag("admin/_waiting.html")
+def waiting_money() -> dict[str, Any]:
+    return {"waiting": waiting.measure()}

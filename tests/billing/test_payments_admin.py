@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.test import Client
 
+from accounts.models import User
 from billing import clock
-from billing.models import BalanceTransaction, Payment, StripeEvent
+from billing.models import AccountClosing, BalanceTransaction, Payment, StripeEvent
 from billing.payments import inbox
-from tests import people
+from tests import factories, people
 from tests.billing.fake_stripe import FakeStripe
 from tests.billing.test_fulfilment import USD, begun, posted, session_of
 
 pytestmark = pytest.mark.django_db
 PAYMENTS = "/admin/billing/payment/"
 EVENTS = "/admin/billing/stripeevent/"
+CLOSINGS = "/admin/billing/accountclosing/"
 
 
 @pytest.fixture
@@ -109,3 +113,34 @@ def test_an_id_of_stripes_is_found_as_it_is_written(staff: Client) -> None:
 @pytest.mark.parametrize("model", ["payment", "refund"])
 def test_an_id_that_was_cut_short_finds_nothing(staff: Client, model: str) -> None:
     assert staff.get(f"/admin/billing/{model}/", {"q": "12345678-1234-1234-1234-12345678901-"}).status_code == 200
+
+
+def test_the_first_page_says_what_of_the_money_waits_for_a_person_and_leads_there(
+    staff: Client, stripe: FakeStripe
+) -> None:
+    before = staff.get("/admin/").content.decode()
+    fits, misfit = begun(stripe), begun(stripe)
+    Payment.objects.filter(pk=misfit.pk).update(error="It does not fit.")
+    given_up = stored(factories.unique("evt"), "pi_1", error="no such payment")
+    owner = misfit.account.users.get()
+    closing = AccountClosing.objects.create(account=misfit.account, state="money_left", requested_by=owner)
+
+    page = staff.get("/admin/").content.decode()
+
+    for words, address, row, other in (
+        ("Closed accounts with money to be refunded: 1", CLOSINGS, f"{closing.pk}/change", ""),
+        ("Payments that are not credited, and need a look: 1", PAYMENTS, str(misfit.pk), str(fits.pk)),
+        ("Messages of Stripe that were given up: 1", EVENTS, given_up.pk, ""),
+    ):
+        assert words not in before
+        link = re.search(rf'<a href="({address}[^"]+)">{words}</a>', page)
+        assert link is not None, words
+        listed = staff.get(link[1]).content.decode()
+        assert row in listed
+        assert not other or other not in listed
+
+
+def test_who_may_not_see_payments_is_told_of_none(stripe: FakeStripe) -> None:
+    Payment.objects.filter(pk=begun(stripe).pk).update(error="It does not fit.")
+    user = User.objects.create_user("support@example.test", is_staff=True)
+    assert "need a look" not in people.signed_in(user).get("/admin/").content.decode()
