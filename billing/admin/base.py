@@ -25,7 +25,7 @@ from billing.templatetags.money import cents, usd
 SHOWN_ROWS = 1000
 # A function that makes a cell of its row. Django takes one wherever it takes the name of a field; its stubs do not.
 Column = Any
-SENDING = ["state", "attempts", "error", "next_attempt_at", "sent_at"]
+ATTEMPTS = ["attempts", "error", "next_attempt_at", "sent_at"]
 
 
 def dollars(field: str) -> Column:
@@ -125,10 +125,10 @@ class MailAdmin(CustomerRowsAdmin):
     list_filter = ["state"]
 
     def get_list_display(self, request: HttpRequest) -> list[Column]:
-        return ["created_at", *self.subject, *SENDING]
+        return ["created_at", "state", *self.subject, *ATTEMPTS]
 
     def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> list[Column]:
-        return [*self.subject, "created_at", *SENDING]
+        return [*self.subject, "created_at", "state", *ATTEMPTS]
 
 
 def uuid_of(term: str) -> UUID | None:

@@ -55,8 +55,8 @@ class DisputeAdmin(CustomerRowsAdmin):
     owner = "payment__account"
     search_help_text = "An id of Stripe's (dp_, du_, pi_, ch_), or the e-mail address of a customer."
     list_display = [
-        "stripe_id", "account", dollars_of_cents("amount_cents"), "answer_due", "status", "reason", "opened_at",
-        "closed_at",
+        "opened_at", "account", dollars_of_cents("amount_cents"), "status", "answer_due", "reason", "closed_at",
+        "stripe_id",
     ]  # fmt: skip
     list_filter = [_Stage, "status"]
     list_select_related = ["payment__account"]
@@ -131,7 +131,7 @@ class DisputeAdmin(CustomerRowsAdmin):
 @admin.register(PaymentFlag)
 class PaymentFlagAdmin(CustomerRowsAdmin):
     search_help_text = "The dispute or warning (dp_, du_, issfr_), or the e-mail address of a customer."
-    list_display = ["flagged_at", "account", "reason", "cause", "payment_of_ours", "cleared_at", "cleared_by"]
+    list_display = ["flagged_at", "account", "reason", "payment_of_ours", "cleared_at", "cleared_by", "cause"]
     list_filter = [_Standing]
     list_select_related = ["account", "payment", "cleared_by"]
     fields = ["account", "reason", "cause", "payment_of_ours", "flagged_at", "cleared_at", "cleared_by"]
