@@ -18,7 +18,8 @@ from apikeys.keys import KeyFacts
 from billing.ledger import Ask
 from billing.pricing import Price
 from billing.usage import Outcome, Record
-from gateway import errors, frames, idempotency, metering, metrics, relay, routing
+from gateway import endings, errors, frames, idempotency, metering, metrics, relay, routing
+from gateway.call_state import Call
 from gateway.chat import ChatCompletionRequest
 from gateway.completions import CompletionRequest
 from gateway.directory import Model, Target
@@ -36,7 +37,6 @@ from gateway.exchange import Exchange
 from gateway.idempotency import Claim, Kept
 from gateway.metering import Meter
 from gateway.process import GatewayProcess
-from gateway.relay import Call
 from gateway.requests import Parsed, Request
 
 HOLD_GRACE_SECONDS = 60
@@ -86,7 +86,7 @@ async def _claimed(process: GatewayProcess, call: Call, claim: Claim) -> Kept | 
 
 async def _repeat(call: Call, kept: Kept) -> HttpResponse | None:
     """The first answer, as it was."""
-    headers = call.lease.headers | {"Idempotency-Replayed": "true", relay.COST_HEADER: "0"}
+    headers = call.lease.headers | {"Idempotency-Replayed": "true", endings.COST_HEADER: "0"}
     if not kept.streamed:
         return HttpResponse(kept.answer, content_type="application/json", headers=headers)
     await call.exchange.start_stream(headers)
@@ -110,7 +110,7 @@ async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> Ht
     if outcome is None:
         await _end_free(process, call, reason="client_closed")
         return None
-    record = relay.record_of(call, outcome)
+    record = endings.record_of(call, outcome)
     metrics.count_call(record, model=call.model.public_id)
     # Before the record: a repeat must find the answer of a call that is charged.
     await _keep(process, call, record, claim)
@@ -118,7 +118,7 @@ async def _serve(process: GatewayProcess, call: Call, claim: Claim | None) -> Ht
     process.running.pop(call.id, None)
     await _keep(process, call, record, claim)  # If the database was away before.
     await process.limits.give_back(call.lease, used_tokens=record.input_tokens + record.output_tokens)
-    return await relay.finish(call, record, durable=durable)
+    return await endings.finish(call, record, durable=durable)
 
 
 async def _targets(process: GatewayProcess, call: Call) -> list[Target]:
@@ -134,7 +134,7 @@ async def _targets(process: GatewayProcess, call: Call) -> list[Target]:
 
 async def _keep(process: GatewayProcess, call: Call, record: Record, claim: Claim | None) -> None:
     if claim is not None and record.outcome is Outcome.COMPLETED and not claim.kept:
-        answer = bytes(claim.frames) + relay.last_bytes(call, record)
+        answer = bytes(claim.frames) + endings.last_bytes(call, record)
         await process.idempotency.keep(claim, streamed=call.exchange.streaming, answer=answer)
 
 

@@ -26,10 +26,10 @@ from msgspec import Struct
 
 from gateway import account_views, errors, meanings, views
 from gateway.account_views import Amount, Count
+from gateway.endings import COST_HEADER
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.idempotency import KEPT_HOURS, KEY_LENGTH
-from gateway.relay import COST_HEADER
 from gateway.requests import Request
 from gateway.views import GatewayView
 

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_safe
 from accounts import access, registration
 from accounts.models import Tier
 from billing import price_list
-from gateway import bodies, documentation, idempotency, relay, requests
+from gateway import bodies, documentation, endings, idempotency, requests
 from gateway.chat import ChatCompletionRequest
 from gateway.completions import CompletionRequest
 from gateway.embeddings import EmbeddingRequest
@@ -45,6 +45,6 @@ def docs(request: HttpRequest) -> HttpResponse:
         "kept_hours": idempotency.KEPT_HOURS,
         "kept_megabytes": idempotency.ANSWER_LIMIT // 2**20,
         "key_length": idempotency.KEY_LENGTH,
-        "cost_header": relay.COST_HEADER,
+        "cost_header": endings.COST_HEADER,
     }
     return render(request, "gateway/docs.html", facts)

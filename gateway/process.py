@@ -27,14 +27,15 @@ from gateway.admission import Admission
 from gateway.attempts import Journal
 from gateway.authentication import Keys
 from gateway.breaker import Breaker
+from gateway.call_state import Call
 from gateway.database import AWAY, Pools
 from gateway.directory import Directory
 from gateway.doorbell import Doorbell
 from gateway.errors import Unavailable
+from gateway.forwarding import Backends
 from gateway.idempotency import Idempotency
 from gateway.limits import Limits
 from gateway.recorder import Recorder
-from gateway.relay import Backends, Call
 from gateway.slots import Slots
 from gateway.upstream import Upstream
 

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-if TYPE_CHECKING:
-    from gateway.relay import Call
+from gateway.call_state import Call
 
 
 @asynccontextmanager

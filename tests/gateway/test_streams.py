@@ -13,7 +13,7 @@ import pytest
 from billing import money
 from billing.models import UsageRecord
 from billing.usage import Outcome, Source
-from gateway import relay
+from gateway import call_state
 from tests.billing.stage import nothing_can_be_recorded, wait_until_blocked_by
 from tests.gateway import wire
 from tests.gateway.conftest import INPUT_RATE, OUTPUT_RATE, Lab
@@ -269,7 +269,7 @@ def test_a_backend_that_writes_one_choice_after_the_other_has_time_for_all(
     with wire.stream(stack.webs[0], alice.secret, chat(model=lab.of_script, n=2)) as opened:
         events = opened.events()
         assert texts_of(next(events)) == ["a"]
-        threading.Timer(relay.GOODBYE_SECONDS + 1, thought.set).start()
+        threading.Timer(call_state.GOODBYE_SECONDS + 1, thought.set).start()
         assert text(list(events)) == "b"
     assert alice.only_record().outcome == Outcome.COMPLETED
 

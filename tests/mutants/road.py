@@ -6,6 +6,7 @@ from tests.mutants.mutant import Edit, Mutant
 
 CALLS = "gateway/calls.py"
 ADMISSION = "gateway/admission.py"
+CALL_STATE = "gateway/call_state.py"
 RELAY = "gateway/relay.py"
 RECORDER = "gateway/recorder.py"
 PROCESS = "gateway/process.py"
@@ -102,7 +103,7 @@ ANSWER = (
         "checkpoint-unaccepted",
         "A call that no backend accepted is charged when its process dies.",
         "tests/gateway/test_process.py::test_a_call_that_no_backend_has_accepted_has_no_checkpoint_and_would_be_free",
-        (Edit(RELAY, "if not self.accepted or self.target is None:", "if self.target is None:"),),
+        (Edit(CALL_STATE, "if not self.accepted or self.target is None:", "if self.target is None:"),),
     ),
 )
 
@@ -159,11 +160,11 @@ RECORD = (
             Edit(
                 CALLS,
                 _RECORDED,
-                "    durable, last = True, await relay.finish(call, record, durable=True)\n",
+                "    durable, last = True, await endings.finish(call, record, durable=True)\n",
             ),
             Edit(
                 CALLS,
-                "    return await relay.finish(call, record, durable=durable)\n",
+                "    return await endings.finish(call, record, durable=durable)\n",
                 "    await process.recorder.record(record)\n    return last\n",
             ),
         ),
