@@ -53,6 +53,7 @@ def keep_card(account: Account, card: Card, **consent: object) -> None:
     for before in found.exclude(payment_method__in=["", card.payment_method]):
         replaced = ReplacedCard(payment_method=before.payment_method, livemode=before.livemode)
         ReplacedCard.objects.bulk_create([replaced], ignore_conflicts=True)
+    ReplacedCard.objects.filter(pk=card.payment_method).delete()  # Payments may come to their end in another order.
     found.update(
         payment_method=card.payment_method,
         card_brand=card.brand,

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 from django.core.exceptions import PermissionDenied
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
@@ -666,6 +666,20 @@ class TestTheSavedCard:
         assert stripe.v1.payment_methods.retrieve(before).customer is None
         assert stripe.v1.payment_methods.retrieve(card_of(account)).customer
         assert not ReplacedCard.objects.filter(pk=before).exists()
+
+    def test_one_that_is_saved_again_is_not_forgotten(self, simulator: StripeSimulator) -> None:
+        account = with_card(simulator)
+        customer = StripeCustomer.objects.get(account=account).stripe_id or ""
+        first = stripe_api.saved_card(card_of(account), customer=customer)
+        top_up(simulator, account)
+        assert first is not None
+        with transaction.atomic():
+            customers.keep_card(account, first)
+
+        customers.forget_replaced_cards()
+
+        assert card_of(account) == first.payment_method
+        assert simulator.client().v1.payment_methods.retrieve(first.payment_method).customer
 
     def test_an_outage_leaves_it_to_the_next_sweep(self, simulator: StripeSimulator) -> None:
         account = with_card(simulator)
