@@ -37,7 +37,7 @@ GREEDY = ("tests/chaos/", "tests/inference/", "tests/mutants/", "tests/sandbox/"
 
 
 class ByFile(LoadScopeScheduling):
-    """Several processes take a file each, since the tests of a file share what they start."""
+    """Several processes take a file each, in their order, since the tests of a file share what they start."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -45,6 +45,7 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
     return ByFile(config, log)
 
 
