@@ -26,7 +26,7 @@ from accounts.models import User
 from billing import clock, money
 from billing.admin.base import CustomerRowsAdmin, MailAdmin, dollars_of_cents, uuid_of
 from billing.models import AccountClosing, Payment, Refund, RefundMail
-from billing.payments import auto_recharge, fulfilment, refunds, stripe_api
+from billing.payments import auto_recharge, fulfilment, refund_room, refunds, stripe_api
 
 MAY_REFUND = "billing.add_refund"
 _may_refund = permission_required(MAY_REFUND, raise_exception=True)
@@ -67,7 +67,7 @@ class RefundForm(ReasonForm):
 @reauthentication_required  # type: ignore[untyped-decorator]  # allauth is not typed.
 def refund_payment(request: HttpRequest, payment_id: UUID) -> HttpResponse:
     payment = get_object_or_404(Payment.objects.select_related("account"), pk=payment_id)
-    room = refunds.room(payment, now=clock.now())
+    room = refund_room.room(payment, now=clock.now())
     suggested = Decimal(room.most).scaleb(-2)
     form = RefundForm(request.POST or None, initial={"form_id": uuids.uuid7(), "amount": f"{suggested:.2f}"})
     if form.is_valid():
@@ -94,7 +94,7 @@ def refund_account(request: HttpRequest, pk: int) -> HttpResponse:
     """All that is left of what a closed account paid."""
     closing = get_object_or_404(AccountClosing.objects.select_related("account"), pk=pk)
     now = clock.now()
-    parts = refunds.parts_of(closing.account, now=now)
+    parts = refund_room.parts_of(closing.account, now=now)
     form = ReasonForm(request.POST or None, initial={"form_id": uuids.uuid7(), "reason": "Account closed"})
     if form.is_valid():
         asked = form.cleaned_data
@@ -113,7 +113,7 @@ def refund_account(request: HttpRequest, pk: int) -> HttpResponse:
         "parts": parts,
         "total": total,
         "total_usd": money.display_cents(total),
-        "remains": refunds.remains(closing.account, parts, now=now),
+        "remains": refund_room.remains(closing.account, parts, now=now),
         "form": form,
     }
     return render(request, "billing/refund_account.html", {**admin.site.each_context(request), **facts})

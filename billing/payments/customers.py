@@ -9,7 +9,7 @@ from django.conf import settings
 from accounts.models import Account
 from billing.models import ReplacedCard, StripeCustomer
 from billing.payments import stripe_api
-from billing.payments.stripe_api import Card
+from billing.payments.stripe_objects import Card
 
 SWEPT = 100
 

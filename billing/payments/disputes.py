@@ -22,7 +22,7 @@ from django.db.models import Count, Min
 from billing import clock, money
 from billing.models import Dispute, DisputeMail, DisputeMovement, Payment, PaymentFlag, TransferKind
 from billing.payments import flags, fulfilment, returns, stripe_api
-from billing.payments.stripe_api import FoundDispute, FoundMovement
+from billing.payments.stripe_objects import FoundDispute, FoundMovement
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from accounts.audit import Action
 from billing import clock, ledger, money, receipts
 from billing.models import CreditLot, LedgerAccount, Payment, StripeCustomer, TransferKind
 from billing.payments import customers, stripe_api
-from billing.payments.stripe_api import Checkout, Intent
+from billing.payments.stripe_objects import Checkout, Intent
 
 State = Payment.State
 ERROR_LENGTH = 500

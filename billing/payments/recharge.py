@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 
 from billing import clock, money
 from billing.models import AutoRecharge, Payment, PaymentFlag, RechargeMail
-from billing.payments import auto_recharge, flags, fulfilment, stripe_api
+from billing.payments import auto_recharge, flags, fulfilment, stripe_api, stripe_objects
 from billing.payments.auto_recharge import Stop
 
 State = Payment.State
@@ -217,7 +217,7 @@ def _send(payment: Payment) -> str | None:
                 "off_session": True,
                 "confirm": True,
                 "description": "Prepaid API credit, auto-recharge",
-                "metadata": {stripe_api.PAYMENT: str(payment.pk)},
+                "metadata": {stripe_objects.PAYMENT: str(payment.pk)},
             },
             key=str(payment.pk),
         )

@@ -11,22 +11,19 @@ What is refunded on Stripe's dashboard is written down by `apply`. It is never r
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid5
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Sum
 
 from accounts import audit
 from accounts.audit import Action
 from accounts.models import Account, User
 from billing import clock, ledger, money, refund_mails
-from billing.models import CreditLot, Payment, Refund, RefundMail, TransferKind, Wallet
-from billing.payments import fulfilment, returns, stripe_api
-from billing.payments.stripe_api import SentRefund
+from billing.models import Payment, Refund, RefundMail, TransferKind
+from billing.payments import fulfilment, refund_room, returns, stripe_api, stripe_objects
+from billing.payments.stripe_objects import SentRefund
 
 State = Refund.State
 KEY_LIFETIME = timedelta(hours=20)  # Stripe forgets a key after 24.
@@ -43,46 +40,6 @@ class CannotRefund(Exception):
 
 class NotCredited(Exception):
     """Stripe refunded what we never credited, so there is nothing to take back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How much of a payment can be refunded now, and what became of the rest. Cents, tax included."""
-
-    paid: int
-    refunded: int  # At Stripe, and not come back.
-    under_way: int  # Held by a refund of which Stripe has not said anything yet.
-    disputed: int  # Taken back by disputes.
-    spent: int
-    held: int  # Not spent yet, but held for calls that run and for refunds of other payments.
-    most: int
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is given back of one payment, in cents, when all of an account is."""
-
-    payment: Payment
-    cents: int
-
-
-def room(payment: Payment, *, now: datetime) -> Room:
-    paid = payment.total_cents or 0
-    gone = payment.refunds.filter(state__in=Refund.GONE).aggregate(cents=Sum("amount_cents", default=0))["cents"]
-    under_way = payment.refunds.filter(state=State.HELD).aggregate(cents=Sum("amount_cents", default=0))["cents"]
-    rest = max(0, paid - payment.returned_cents - under_way)  # A dispute may take what was refunded already.
-    lots = CreditLot.objects.filter(wallet=payment.account_id, kind=CreditLot.Kind.PAID, remaining__gt=0)
-    unspent = _within(payment, rest, lots.aggregate(left=Sum("remaining", default=0))["left"])
-    most = _within(payment, rest, ledger.refundable(account_id=payment.account_id, now=now))
-    return Room(
-        paid=paid,
-        refunded=gone,
-        under_way=under_way,
-        disputed=payment.returned_cents - gone,
-        spent=rest - unspent,
-        held=unspent - most,
-        most=0 if under_way else most,
-    )
 
 
 def start(*, form: UUID, payment: Payment, cents: int, reason: str, by: User) -> Refund:
@@ -141,48 +98,10 @@ def sweep(*, now: datetime) -> None:
             return  # The next sweep asks again, and for the others first.
 
 
-def parts_of(account: Account, *, now: datetime) -> list[Part]:
-    """How all that is left of paid money can go back to cards: of the newest payment first, what each still has."""
-    left = ledger.refundable(account_id=account.pk, now=now)
-    mode = Payment.objects.filter(account=account, state=Payment.State.PAID, livemode=settings.STRIPE_LIVEMODE)
-    parts = []
-    for payment in mode.exclude(refunds__state=State.HELD).order_by("-paid_at", "-pk"):
-        cents = _within(payment, (payment.total_cents or 0) - payment.returned_cents, left)
-        if cents:
-            parts.append(Part(payment, cents))
-            left -= _credit_of(payment, cents)
-    return parts
-
-
-def remains(account: Account, parts: list[Part], *, now: datetime) -> list[str]:
-    """What of the account's money no refund of these parts gives back, and why: sentences for staff."""
-    wallet = Wallet.objects.get(pk=account.pk)
-    left = {
-        kind: wallet.lots.filter(kind=kind).aggregate(left=Sum("remaining", default=0))["left"]
-        for kind in CreditLot.Kind
-    }
-    given_back = sum(_credit_of(part.payment, part.cents) for part in parts)
-    other = ledger.refundable(account_id=account.pk, now=now) - given_back
-    paid = Payment.objects.filter(account=account, state=Payment.State.PAID)
-    disputed = sum(room(payment, now=now).disputed for payment in paid.filter(returned_cents__gt=0))
-    amounts = [
-        (wallet.held, "is held: for calls that run, or for refunds of which Stripe has not said anything yet."),
-        (left[CreditLot.Kind.PROMOTIONAL], "is promotional credit, of a code or from us: nobody paid for it."),
-        (money.from_cents(disputed), "was taken back by disputes, and went to the card by them."),
-        (wallet.debt, "is owed to us: more was used or taken back than was paid."),
-        (
-            other if other >= money.PICO_PER_CENT else 0,
-            "was paid in another way than by payments here: pay it back so.",
-        ),
-        (other if other < money.PICO_PER_CENT else 0, "is less than a cent, and is written off."),
-    ]
-    return [f"{money.display(amount)} {why}" for amount, why in amounts if amount > 0]
-
-
 def start_all(*, form: UUID, account: Account, reason: str, by: User) -> tuple[list[Refund], list[str]]:
     """Give everything back that can be; the same form again adds nothing. Also returns what could not be, in words."""
     begun, obstacles = [], []
-    for part in parts_of(account, now=clock.now()):
+    for part in refund_room.parts_of(account, now=clock.now()):
         try:
             begun.append(
                 start(form=uuid5(form, str(part.payment.pk)), payment=part.payment, cents=part.cents,
@@ -191,16 +110,6 @@ def start_all(*, form: UUID, account: Account, reason: str, by: User) -> tuple[l
         except CannotRefund as obstacle:
             obstacles.append(str(obstacle))
     return begun, obstacles
-
-
-def _credit_of(payment: Payment, cents: int) -> int:
-    """What so many cents more were credited as, in pico-USD: without their share of the tax."""
-    return money.from_cents(returns.net_of(payment, cents))
-
-
-def _within(payment: Payment, rest: int, limit: int) -> int:
-    """The most of `rest` cents that were credited as no more than `limit` pico-USD."""
-    return bisect_right(range(1, rest + 1), limit, key=lambda cents: _credit_of(payment, cents))
 
 
 def _hold(form: UUID, payment: Payment, cents: int, reason: str, by: User) -> Refund:
@@ -214,7 +123,7 @@ def _hold(form: UUID, payment: Payment, cents: int, reason: str, by: User) -> Re
             return before
         _insist(payment, cents, reason, now)
         try:
-            ledger.hold_refund(id=form, account=payment.account, amount=_credit_of(payment, cents), now=now)
+            ledger.hold_refund(id=form, account=payment.account, amount=refund_room.credit_of(payment, cents), now=now)
         except ledger.InsufficientBalance:
             raise CannotRefund("The money was spent meanwhile. Open the form again.") from None
         refund = Refund.objects.create(
@@ -231,12 +140,12 @@ def _insist(payment: Payment, cents: int, reason: str, now: datetime) -> None:
         raise CannotRefund("Only a payment that was paid can be refunded.")
     if not reason:
         raise CannotRefund("A refund needs a reason.")
-    found = room(payment, now=now)
+    found = refund_room.room(payment, now=now)
     if found.under_way:
         raise CannotRefund("Another refund of this payment is under way. Wait until Stripe has answered.")
     if not 0 < cents <= found.most:
         raise CannotRefund(f"Between $0.01 and {money.display_cents(found.most)} can be refunded now.")
-    if _credit_of(payment, cents) == 0:
+    if refund_room.credit_of(payment, cents) == 0:
         raise CannotRefund("So little of this payment is tax alone. Choose another amount.")
 
 
@@ -252,7 +161,7 @@ def _ask(refund: Refund) -> SentRefund:
             "payment_intent": intent,
             "amount": refund.amount_cents,
             "reason": "requested_by_customer",
-            "metadata": {stripe_api.REFUND: str(refund.pk)},
+            "metadata": {stripe_objects.REFUND: str(refund.pk)},
         },
         key=str(refund.pk),
     )

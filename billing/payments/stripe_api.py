@@ -1,4 +1,4 @@
-"""All that knows Stripe's client: how it is asked, what of its objects is read, and what its errors mean.
+"""All that asks Stripe: its client, each question as a function, and what its errors mean.
 
 An error means one of two things. **Refused**: Stripe did not do it and will not, however often it is asked.
 **Unavailable**: nobody knows whether it was done, so it is asked again with the same idempotency key, or looked up.
@@ -11,14 +11,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
-from uuid import UUID
 
 import stripe
 from django.conf import settings
-from stripe.checkout import Session
 from stripe.params import (
     CustomerCreateParams,
     PaymentIntentCreateParams,
@@ -28,10 +25,11 @@ from stripe.params import (
 )
 from stripe.params.checkout import SessionCreateParams
 
+from billing.payments import stripe_objects
+from billing.payments.stripe_objects import Card, Checkout, FoundDispute, FraudWarning, Intent, SentRefund
+
 API_VERSION = "2026-10-28.endive"  # That of the client's types. The webhook endpoint at Stripe is made with the same.
 CURRENCY = "usd"
-PAYMENT = "payment"  # The key in Stripe's metadata under which our Payment's id is.
-REFUND = "refund"  # And our Refund's.
 TIMEOUT_SECONDS = (3.0, 10.0)  # To connect, and of silence.
 TOLERANCE_SECONDS = 300
 RETRIES = 1  # A person waits for some of the answers.
@@ -71,95 +69,6 @@ class Forged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    payment_method: str
-    brand: str
-    last4: str
-    exp_month: int
-    exp_year: int
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What we read of a PaymentIntent. Amounts are cents, tax included."""
-
-    id: str
-    status: str
-    livemode: bool
-    currency: str
-    amount_received: int
-    customer: str | None
-    payment: str  # Our Payment's id; empty for what is not ours.
-    charge: str | None
-    receipt_url: str
-    failure_code: str
-    card: Card | None
-
-
-@dataclass(frozen=True, slots=True)
-class Checkout:
-    """What we read of a Checkout session. Amounts are cents."""
-
-    id: str
-    status: str  # open, complete, expired
-    livemode: bool
-    currency: str
-    customer: str | None
-    payment: str  # As above.
-    payment_intent: str | None
-    url: str | None
-    net: int
-    tax: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class SentRefund:
-    """What we read of a Refund. The amount is cents, tax included."""
-
-    id: str
-    status: str  # pending, requires_action, succeeded, failed, canceled
-    currency: str
-    amount: int
-    payment_intent: str | None
-    refund: str  # Our Refund's id; empty where it was given on Stripe's dashboard.
-    failure_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FoundMovement:
-    """A balance transaction: below zero it left our balance at Stripe, without the fee."""
-
-    id: str
-    amount: int
-    currency: str
-    created: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class FoundDispute:
-    """What we read of a Dispute. Amounts are cents, tax included."""
-
-    id: str
-    status: str
-    reason: str
-    amount: int
-    payment_intent: str | None
-    due_by: datetime | None
-    created: datetime
-    movements: list[FoundMovement]
-
-
-@dataclass(frozen=True, slots=True)
-class FraudWarning:
-    """What we read of an early fraud warning."""
-
-    id: str
-    fraud_type: str
-    payment_intent: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[Found]):
     """A part of a list; `last` is the id of its last object, empty where the list ends."""
 
@@ -186,52 +95,53 @@ def create_customer(params: CustomerCreateParams, *, key: str) -> str:
 
 def create_checkout(params: SessionCreateParams, *, key: str) -> Checkout:
     with _asking() as client:
-        return _checkout(client.v1.checkout.sessions.create(params, {"idempotency_key": key}))
+        return stripe_objects.read_checkout(client.v1.checkout.sessions.create(params, {"idempotency_key": key}))
 
 
 def checkout(session_id: str) -> Checkout:
     with _asking() as client:
-        return _checkout(client.v1.checkout.sessions.retrieve(session_id))
+        return stripe_objects.read_checkout(client.v1.checkout.sessions.retrieve(session_id))
 
 
 def checkout_of(intent_id: str) -> Checkout | None:
     """The session in which this PaymentIntent was made."""
     with _asking() as client:
         found = client.v1.checkout.sessions.list({"payment_intent": intent_id, "limit": 1}).data
-        return _checkout(found[0]) if found else None
+        return stripe_objects.read_checkout(found[0]) if found else None
 
 
 def intent(intent_id: str) -> Intent:
     with _asking() as client:
-        return _intent(client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]}))
+        return stripe_objects.read_intent(client.v1.payment_intents.retrieve(intent_id, {"expand": ["latest_charge"]}))
 
 
 def create_refund(params: RefundCreateParams, *, key: str) -> SentRefund:
     with _asking() as client:
-        return _refund(client.v1.refunds.create(params, {"idempotency_key": key}))
+        return stripe_objects.read_refund(client.v1.refunds.create(params, {"idempotency_key": key}))
 
 
 def refund(refund_id: str) -> SentRefund:
     with _asking() as client:
-        return _refund(client.v1.refunds.retrieve(refund_id))
+        return stripe_objects.read_refund(client.v1.refunds.retrieve(refund_id))
 
 
 def refunds(of: RefundListParams) -> list[SentRefund]:
     """All refunds of a PaymentIntent or of a charge, whatever became of them."""
     with _asking() as client:
-        return [_refund(found) for found in client.v1.refunds.list({"limit": 100, **of}).auto_paging_iter()]
+        return [
+            stripe_objects.read_refund(found)
+            for found in client.v1.refunds.list({"limit": 100, **of}).auto_paging_iter()
+        ]
 
 
 def dispute(dispute_id: str) -> FoundDispute:
     with _asking() as client:
-        return _dispute(client.v1.disputes.retrieve(dispute_id))
+        return stripe_objects.read_dispute(client.v1.disputes.retrieve(dispute_id))
 
 
 def fraud_warning(warning_id: str) -> FraudWarning:
     with _asking() as client:
-        found = client.v1.radar.early_fraud_warnings.retrieve(warning_id)
-        # Stripe leaves it out of a charge that no PaymentIntent made.
-        return FraudWarning(found.id, found.fraud_type, _id(getattr(found, "payment_intent", None)))
+        return stripe_objects.read_warning(client.v1.radar.early_fraud_warnings.retrieve(warning_id))
 
 
 def page(ask: Callable[[stripe.StripeClient], stripe.ListObject[Any]], read: Callable[[Any], Found]) -> Page[Found]:
@@ -254,7 +164,7 @@ def intent_of_payment(payment: str, *, customer: str, since: int) -> str | None:
         asked["customer"] = customer
     with _asking() as client:
         found = client.v1.payment_intents.list(asked)
-        ours = (one.id for one in found.auto_paging_iter() if mark_of(one.metadata) == payment)
+        ours = (one.id for one in found.auto_paging_iter() if stripe_objects.mark_of(one.metadata) == payment)
         return next(ours, None)
 
 
@@ -273,10 +183,7 @@ def saved_card(payment_method: str, *, customer: str) -> Card | None:
             if error.code == "resource_missing":
                 return None
             raise
-    card = found.card
-    if _id(found.customer) != customer or card is None:
-        return None
-    return Card(found.id, card.brand, card.last4, card.exp_month, card.exp_year)
+    return stripe_objects.read_saved_card(found) if stripe_objects.id_of(found.customer) == customer else None
 
 
 def forget_card(payment_method: str) -> None:
@@ -322,7 +229,7 @@ def _asking() -> Iterator[stripe.StripeClient]:
         said = error.error
         code = (said.decline_code if said else None) or error.code or "declined"
         logger.warning("a bank declined: %s (request %s)", code, error.request_id)
-        raise Declined(code, _id(said.payment_intent) if said else None) from error
+        raise Declined(code, stripe_objects.id_of(said.payment_intent) if said else None) from error
     except stripe.InvalidRequestError as error:
         logger.warning("Stripe refused: %s (request %s)", error.code, error.request_id)
         raise Refused(error.code or "invalid_request", error.param or "") from error
@@ -341,98 +248,3 @@ def _client(key: str, base: str) -> stripe.StripeClient:
         max_network_retries=RETRIES,
         http_client=stripe.RequestsClient(timeout=TIMEOUT_SECONDS),
     )
-
-
-def _checkout(session: Session) -> Checkout:
-    details = session.total_details
-    return Checkout(
-        id=session.id,
-        status=session.status or "",
-        livemode=session.livemode,
-        currency=session.currency or "",
-        customer=_id(session.customer),
-        payment=(session.client_reference_id or mark_of(session.metadata)) if mark_of(session.metadata) else "",
-        payment_intent=_id(session.payment_intent),
-        url=session.url,
-        net=session.amount_subtotal or 0,
-        tax=details.amount_tax if details else 0,
-        total=session.amount_total or 0,
-    )
-
-
-def _intent(found: stripe.PaymentIntent) -> Intent:
-    charge = found.latest_charge if isinstance(found.latest_charge, stripe.Charge) else None
-    return Intent(
-        id=found.id,
-        status=found.status,
-        livemode=found.livemode,
-        currency=found.currency,
-        amount_received=found.amount_received,
-        customer=_id(found.customer),
-        payment=mark_of(found.metadata),
-        charge=charge.id if charge else None,
-        receipt_url=(charge.receipt_url or "") if charge else "",
-        failure_code=_failure(found.last_payment_error) if found.last_payment_error else "",
-        card=_card(found, charge) if charge else None,
-    )
-
-
-def mark_of(metadata: Any) -> str:
-    """The id of our Payment in Stripe's metadata; empty for what is not ours. Other apps may use the same word."""
-    mark = str(metadata[PAYMENT]) if metadata and PAYMENT in metadata else ""  # It is no dict.
-    try:
-        return mark if str(UUID(mark)) == mark else ""
-    except ValueError:
-        return ""
-
-
-def _refund(found: stripe.Refund) -> SentRefund:
-    metadata = found.metadata
-    return SentRefund(
-        id=found.id,
-        status=found.status or "",
-        currency=found.currency,
-        amount=found.amount,
-        payment_intent=_id(found.payment_intent),
-        refund=metadata[REFUND] if metadata and REFUND in metadata else "",
-        failure_reason=getattr(found, "failure_reason", None) or "",  # Stripe leaves it out unless it failed.
-    )
-
-
-def _dispute(found: stripe.Dispute) -> FoundDispute:
-    due_by = found.evidence_details.due_by  # 0 where the bank takes no answer.
-    return FoundDispute(
-        id=found.id,
-        status=found.status,
-        reason=found.reason,
-        amount=found.amount,
-        payment_intent=_id(found.payment_intent),
-        due_by=_moment(due_by) if due_by else None,
-        created=_moment(found.created),
-        movements=[
-            FoundMovement(moved.id, moved.amount, moved.currency, _moment(moved.created))
-            for moved in found.balance_transactions
-        ],
-    )
-
-
-def _moment(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _failure(error: stripe.StripeObject) -> str:
-    """An error leaves out what it has no value for."""
-    return str(getattr(error, "decline_code", None) or getattr(error, "code", None) or "declined")
-
-
-def _card(found: stripe.PaymentIntent, charge: stripe.Charge) -> Card | None:
-    """None for what was paid in another way: its details are under the name of that way."""
-    details, method = charge.payment_method_details, _id(found.payment_method)
-    card = details.card if details and "card" in details else None
-    if method is None or card is None:
-        return None
-    return Card(method, card.brand or "", card.last4 or "", card.exp_month, card.exp_year)
-
-
-def _id(expandable: stripe.StripeObject | str | None) -> str | None:
-    return expandable if isinstance(expandable, str) or expandable is None else str(expandable["id"])

@@ -6,7 +6,7 @@ Whoever reads them wants to know whether Stripe may know more of an object than 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NotRequired, TypedDict, TypeVar
 
 import stripe
@@ -18,7 +18,7 @@ from stripe.params import (
     RefundListParams,
 )
 
-from billing.payments import stripe_api
+from billing.payments import stripe_api, stripe_objects
 from billing.payments.stripe_api import Page
 
 PAGE = 100  # The most that Stripe lists at once.
@@ -143,14 +143,14 @@ def _event(found: stripe.Event) -> ListedEvent:
         id=found.id,
         type=found.type,
         api_version=found.api_version or "",
-        created=_moment(found.created),
+        created=stripe_objects.moment_of(found.created),
         livemode=found.livemode,
         payload=str(found),  # As JSON.
     )
 
 
 def _intent(found: stripe.PaymentIntent) -> ListedIntent:
-    return ListedIntent(id=found.id, status=found.status, payment=stripe_api.mark_of(found.metadata))
+    return ListedIntent(id=found.id, status=found.status, payment=stripe_objects.mark_of(found.metadata))
 
 
 def _refund(found: stripe.Refund) -> ListedRefund:
@@ -173,18 +173,14 @@ def _movement(found: stripe.BalanceTransaction) -> Movement:
         fee=found.fee,
         net=found.net,
         currency=found.currency,
-        created=_moment(found.created),
-        available_on=_moment(found.available_on),
+        created=stripe_objects.moment_of(found.created),
+        available_on=stripe_objects.moment_of(found.available_on),
         kind=str(source["object"]) if isinstance(source, stripe.StripeObject) else "",
         source=_id(source),
         payment_intent=_id(intent),
-        payment=stripe_api.mark_of(source.metadata) if isinstance(source, stripe.Charge) else "",
+        payment=stripe_objects.mark_of(source.metadata) if isinstance(source, stripe.Charge) else "",
     )
 
 
 def _id(expandable: stripe.StripeObject | str | None) -> str:
-    return expandable or "" if isinstance(expandable, str | None) else str(expandable["id"])
-
-
-def _moment(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    return stripe_objects.id_of(expandable) or ""

@@ -11,7 +11,7 @@ from stripe.params.checkout import SessionCreateParams
 from accounts.models import Account, User
 from billing import funds
 from billing.models import Payment
-from billing.payments import customers, stripe_api
+from billing.payments import customers, stripe_api, stripe_objects
 
 CHECKOUT_LIFETIME = timedelta(hours=1)
 # A form sent again within this time is the same payment. Stripe wants a session to last half an hour at least.
@@ -73,7 +73,7 @@ def checkout_url(payment: Payment, *, return_url: str) -> str | None:
 
 def _terms(payment: Payment, customer: str, return_url: str) -> SessionCreateParams:
     """Nothing in here changes when it is asked again, or Stripe would refuse the key."""
-    mark = {stripe_api.PAYMENT: str(payment.pk)}
+    mark = {stripe_objects.PAYMENT: str(payment.pk)}
     terms: SessionCreateParams = {
         "mode": "payment",
         "customer": customer,

@@ -24,7 +24,7 @@ from billing.models import (
     StripeEvent,
     Transfer,
 )
-from billing.payments import disputes, fulfilment, inbox, returns, stripe_api
+from billing.payments import disputes, fulfilment, inbox, returns, stripe_api, stripe_objects
 from tests import factories
 from tests.billing import processes, stage
 from tests.billing.fake_stripe import FakeStripe
@@ -268,7 +268,7 @@ def test_an_answer_that_is_out_of_date_changes_nothing_that_was_written(
     disputes.apply(dispute)
     ask = stripe_api.dispute
 
-    def slowly(dispute_id: str) -> stripe_api.FoundDispute:
+    def slowly(dispute_id: str) -> stripe_objects.FoundDispute:
         monkeypatch.setattr(stripe_api, "dispute", ask)
         before = ask(dispute_id)
         stripe.objects[dispute]["status"] = "won"

@@ -14,7 +14,7 @@ from django.db import connection
 from accounts.models import Account
 from billing import clock, ledger
 from billing.models import LedgerAccount, Payment, Receipt, StripeCustomer, Transfer, Wallet
-from billing.payments import fulfilment, stripe_api, topups
+from billing.payments import fulfilment, stripe_api, stripe_objects, topups
 from tests import factories, people
 from tests.billing.fake_stripe import FakeStripe
 
@@ -287,7 +287,7 @@ def test_a_payment_made_while_we_ask_is_not_taken_for_one_that_failed(
     intent = stripe.attempt(session_of(payment), status="requires_payment_method", last_payment_error=error)
     ask = stripe_api.checkout
 
-    def paid_in_between(session_id: str) -> stripe_api.Checkout:
+    def paid_in_between(session_id: str) -> stripe_objects.Checkout:
         stripe.pay(session_id)
         return ask(session_id)
 

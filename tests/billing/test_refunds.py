@@ -16,7 +16,7 @@ from accounts.models import AuditEvent, User
 from apikeys import keys
 from billing import clock, ledger, money
 from billing.models import Payment, Refund, RefundHold, StripeEvent, Transfer, TransferKind, Wallet
-from billing.payments import fulfilment, inbox, refunds, returns
+from billing.payments import fulfilment, inbox, refund_room, refunds, returns
 from tests import factories
 from tests.billing import processes, stage
 from tests.billing.fake_stripe import FakeStripe
@@ -49,7 +49,7 @@ def start(payment: Payment, cents: int, *, form: UUID | None = None, by: User | 
 
 def most(payment: Payment) -> int:
     payment.refresh_from_db()
-    return refunds.room(payment, now=clock.now()).most
+    return refund_room.room(payment, now=clock.now()).most
 
 
 def spend(payment: Payment, cents: int) -> None:
@@ -127,7 +127,7 @@ class TestOurs:
         spend(payment, 400)
         factories.held(factories.ask(payment.account, Wallet.objects.get(pk=payment.account_id).available - 300 * CENT))
 
-        found = refunds.room(Payment.objects.get(pk=payment.pk), now=clock.now())
+        found = refund_room.room(Payment.objects.get(pk=payment.pk), now=clock.now())
 
         assert (found.paid, found.refunded, found.under_way, found.disputed) == (2975, 1190, 0, 0)
         assert (found.spent, found.held, found.most) == (476, 952, 357)
@@ -144,9 +144,9 @@ class TestOurs:
         returns.move(payment, 2500, kind=TransferKind.DISPUTE, cause=factories.unique("dispute"), now=clock.now())
 
         payment.refresh_from_db()
-        found = refunds.room(payment, now=clock.now())
+        found = refund_room.room(payment, now=clock.now())
         assert (found.refunded, found.disputed, found.spent, found.held, found.most) == (500, 2500, 0, 0, 0)
-        assert [part.cents for part in refunds.parts_of(payment.account, now=clock.now())] == [4500]
+        assert [part.cents for part in refund_room.parts_of(payment.account, now=clock.now())] == [4500]
 
     def test_promotional_credit_is_never_refunded(self, stripe: FakeStripe) -> None:
         payment = paid(stripe)
@@ -465,7 +465,7 @@ class TestAllOfAnAccount:
         ledger.end_promotions(account_id=account.pk, now=clock.now())
         spend(first, 2000)  # Of the oldest first.
 
-        parts = refunds.parts_of(account, now=clock.now())
+        parts = refund_room.parts_of(account, now=clock.now())
         assert [(part.payment.pk, part.cents) for part in parts] == [
             (third.pk, 300),
             (second.pk, 1190),
@@ -477,7 +477,7 @@ class TestAllOfAnAccount:
             assert obstacles == []
         assert begun_now == []
         assert stage.wallet_of(account).posted == 0
-        assert refunds.parts_of(account, now=clock.now()) == []
+        assert refund_room.parts_of(account, now=clock.now()) == []
         stage.assert_books_hold()
 
 

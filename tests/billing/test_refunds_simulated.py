@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from billing import clock, money
 from billing.models import Payment, Refund, StripeEvent, Transfer
-from billing.payments import refunds, topups
+from billing.payments import refund_room, refunds, topups
 from tests import factories, people
 from tests.billing.stage import assert_books_hold
 from tests.billing.test_refunds import paid_left, staff, start
@@ -105,7 +105,7 @@ def test_staff_and_the_dashboard_refund_and_a_bank_sends_back(simulator: StripeS
         (300, "failed", "stripe"),
     ]
     assert paid_left(payment) == 1200
-    assert refunds.room(Payment.objects.get(pk=payment.pk), now=clock.now()).most == 1200
+    assert refund_room.room(Payment.objects.get(pk=payment.pk), now=clock.now()).most == 1200
     assert_clearing_is_what_stripe_says(simulator, payment)
     assert_books_hold()
 
@@ -140,7 +140,7 @@ def test_a_disputed_payment_is_refused_by_stripe_in_words(simulator: StripeSimul
     simulator.control("dispute", charge=str(payment.charge), inquiry="yes")
     simulator.control("withdraw", dispute=_dispute_of(simulator, payment))
     until(lambda: Payment.objects.filter(pk=payment.pk, returned_cents=2500).exists(), 20)
-    found = refunds.room(Payment.objects.get(pk=payment.pk), now=clock.now())
+    found = refund_room.room(Payment.objects.get(pk=payment.pk), now=clock.now())
     assert (found.disputed, found.most) == (2500, 0)
 
 

@@ -18,7 +18,7 @@ import pytest
 import stripe
 from pytest_django import Settings
 
-from billing.payments import stripe_api
+from billing.payments import stripe_api, stripe_objects
 from tests.stack import until
 from tests.stripe_simulator.process import StripeSimulator
 from tests.stripe_simulator.test_checkout import open_session
@@ -160,7 +160,7 @@ def test_a_payment_that_was_not_made_can_be_canceled(double: Double) -> None:
 def test_refunds_are_read_alike(double: Double) -> None:
     who = customer(double)
     paid = recharge(double, who, double.saved_card(who))
-    wanted = {"payment_intent": paid.id, "amount": 400, "metadata": {stripe_api.REFUND: "a-refund"}}
+    wanted = {"payment_intent": paid.id, "amount": 400, "metadata": {stripe_objects.REFUND: "a-refund"}}
     part = stripe_api.create_refund(wanted, key=f"key:{paid.id}")  # type: ignore[arg-type]
     assert (part.status, part.currency, part.amount) == ("succeeded", "usd", 400)
     assert (part.payment_intent, part.refund, part.failure_reason) == (paid.id, "a-refund", "")
