@@ -59,8 +59,8 @@ class PaymentAdmin(CustomerRowsAdmin):
         "id", "account", "kind", "state", "error", "failure_code", "livemode",
         dollars_of_cents("amount_cents"), dollars_of_cents("tax_cents"), dollars_of_cents("total_cents"),
         dollars_of_cents("returned_cents"), "refunds",
-        "checkout_session", "payment_intent", "charge", "at_stripe", "transfer", "save_card", "requested_by",
-        "created_at", "updated_at", "paid_at",
+        "checkout_session", "payment_intent", "charge", "at_stripe", "customer", "transfer", "save_card",
+        "requested_by", "created_at", "updated_at", "paid_at",
     ]  # fmt: skip
 
     def get_urls(self) -> list[URLPattern]:
