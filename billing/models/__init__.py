@@ -19,7 +19,7 @@ from billing.models.documents import (
 )
 from billing.models.payments import Payment, ReplacedCard, StripeCustomer, StripeEvent
 from billing.models.recharge import AutoRecharge, RechargeMail
-from billing.models.reconciliation import BalanceTransaction, ClearingCheck, StripeCursor
+from billing.models.reconciliation import BalanceTransaction, ClearingCheck, ClearingSeal, ClearingSubject, StripeCursor
 from billing.models.refunds import Refund, RefundMail
 from billing.models.usage import (
     GatewayProcess,
@@ -43,6 +43,8 @@ __all__ = [
     "BillingDetails",
     "BooksCheck",
     "ClearingCheck",
+    "ClearingSeal",
+    "ClearingSubject",
     "CodeTries",
     "CreditLot",
     "Dispute",

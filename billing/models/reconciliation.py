@@ -1,8 +1,9 @@
 """What Stripe says of its side, kept so that it can be compared with the books.
 
 A **StripeCursor** is how far one of Stripe's lists was read. A **BalanceTransaction** is one movement of our balance
-there. A **ClearingCheck** is what the last comparison of one clearing account found. Amounts are cents, as Stripe
-counts them.
+there. A **ClearingCheck** is what the last comparison of one clearing account found; a **ClearingSeal** and its
+**ClearingSubject** rows are what was added up before, so that no comparison reads all again. Amounts are cents, as
+Stripe counts them.
 """
 
 from __future__ import annotations
@@ -83,10 +84,54 @@ class BalanceTransaction(models.Model):
             models.Index(fields=["-created", "-id"], name="balance_transaction_newest"),
             models.Index(fields=["payment_intent"], name="balance_transaction_of_payment"),
             models.Index(fields=["created", "id"], name="balance_transaction_unposted", condition=Q(posted_at=None)),
+            models.Index(fields=["posted_at"], name="balance_transaction_posted"),
         ]
 
     def __str__(self) -> str:
         return f"{self.type} {self.id}"
+
+
+class ClearingSeal(models.Model):
+    """How far one clearing account was added up for good: transfers by number, balance transactions by `posted_at`.
+
+    The next seal goes as far as a run looked some time ago.
+    """
+
+    clearing = models.CharField(max_length=20, primary_key=True, choices=LedgerAccount.choices)
+    sealed_id = models.BigIntegerField(default=0)
+    sealed_at = models.DateTimeField()
+    next_id = models.BigIntegerField(default=0)
+    next_at = models.DateTimeField(null=True)
+    stripe_cents = models.BigIntegerField(default=0)
+    books_cents = models.BigIntegerField(default=0)
+    currencies = models.JSONField(default=dict)
+    foreign_types = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return self.clearing
+
+
+class ClearingSubject(models.Model):
+    """What both sides say of one subject, up to the seal."""
+
+    clearing = models.CharField(max_length=20, choices=LedgerAccount.choices)
+    subject = models.CharField(max_length=255)
+    stripe_cents = models.BigIntegerField()
+    books_cents = models.BigIntegerField()
+    moved_at = models.DateTimeField()
+    foreign = models.BooleanField()
+    what = models.TextField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["subject", "clearing"], name="clearing_subject_once")]
+        indexes = [
+            models.Index(
+                fields=["clearing"], name="clearing_subject_differs", condition=~Q(stripe_cents=F("books_cents"))
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.subject
 
 
 class ClearingCheck(models.Model):

@@ -21,6 +21,7 @@ from billing.models import (
     BalanceTransaction,
     BalanceWatch,
     ClearingCheck,
+    ClearingSubject,
     CreditLot,
     Dispute,
     DisputeMail,
@@ -115,6 +116,11 @@ def movement(**fields: Any) -> BalanceTransaction:
     cents = {"amount_cents": 100, "fee_cents": 30, "net_cents": 70, "currency": "usd", "livemode": False}
     moment = {"created": NOW, "available_on": NOW}
     return BalanceTransaction.objects.create(id=factories.unique("txn"), type="charge", **cents | moment | fields)
+
+
+def subject() -> ClearingSubject:
+    sums = {"stripe_cents": 5, "books_cents": 5, "foreign": False, "what": "charge", "moved_at": NOW}
+    return ClearingSubject.objects.create(clearing="bank", subject="pi_1", **sums)
 
 
 def comparison(**fields: Any) -> ClearingCheck:
@@ -381,6 +387,7 @@ VIOLATIONS: list[tuple[str, Callable[[], object]]] = [
     ("balance_transaction_posted_has_a_time", lambda: movement(transfer=outside())),
     ("balance_transaction_posted_has_a_time", lambda: movement(fee_transfer=outside())),
     ("clearing_check_difference_has_parts", lambda: comparison(stripe_cents=6)),
+    ("clearing_subject_once", lambda: [subject() for _ in range(2)]),
     ("stripe_cursor_of_list", lambda: StripeCursor.objects.create(list="refunds", livemode=True, since=cursor().since)),
     ("stripe_cursor_after_is_of_a_reading", lambda: cursor(after="re_1")),
     ("hold_available_after_not_negative", lambda: hold(available_after=-1)),

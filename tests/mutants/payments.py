@@ -122,4 +122,53 @@ PAYMENTS = (
         "tests/billing/test_document_mails.py::TestAStatement::test_it_waits_until_every_call_of_the_month_is_charged",
         (Edit("billing/document_mails.py", "(now - ALL_CHARGED).date()", "now.date()"),),
     ),
+    Mutant(
+        "seal-forgets",
+        "What Stripe and the books said of an object before counts no more once it moves again.",
+        "tests/billing/test_clearing_seal.py::test_what_was_added_up_before_makes_no_difference[50000]",
+        (
+            Edit(
+                "billing/payments/clearing_sql.py",
+                "known.stripe_cents + excluded.stripe_cents",
+                "excluded.stripe_cents",
+            ),
+        ),
+    ),
+    Mutant(
+        "seal-too-early",
+        "A transfer that is committed late is missed by the comparison with Stripe for ever.",
+        "tests/billing/test_clearing_seal.py"
+        "::test_a_transfer_that_is_committed_later_than_one_with_a_higher_number_is_not_missed",
+        (
+            Edit(
+                "billing/payments/clearing.py",
+                "if seal.next_at is not None and seal.next_at <= now - SEALED_AFTER:",
+                "if seal.next_at is None:\n        (seal.next_id,), seal.next_at = "
+                "_row(clearing_sql.LAST_TRANSFER, {}), now\n    if True:",
+            ),
+        ),
+    ),
+    Mutant(
+        "one-look",
+        "Everybody who waits at the page of a payment asks Stripe.",
+        f"{TESTS}::test_many_who_look_at_once_ask_once",
+        (
+            Edit(
+                FULFILMENT,
+                "if due.update(asked_at=now) else payment",
+                "if due.update(asked_at=now) or True else payment",
+            ),
+        ),
+    ),
+    Mutant(
+        "real-money",
+        "A production starts on books in which money of a test lies.",
+        "tests/test_real_money.py::test_a_production_refuses_books_with_money_of_a_test_and_says_what_to_do[worker]",
+        (
+            _never(
+                "billing/payments/real_money.py",
+                "Transfer.objects.filter(Q(debit=simulated) | Q(credit=simulated)).exists()",
+            ),
+        ),
+    ),
 )

@@ -8,20 +8,23 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from billing import clock, money
 from billing.models import ClearingCheck
-from billing.payments import reconcile, stripe_api
+from billing.payments import clearing, reconcile, stripe_api
 
 
 class Command(BaseCommand):
     help = "Read Stripe's lists to their end, post what is missing, and compare. The exit code is 1 if that failed."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--all", action="store_true", help="read all history (default: what came since last time)")
+        parser.add_argument(
+            "--all", action="store_true", help="read and compare all history (default: what came since last time)"
+        )
 
     def handle(self, *, all: bool, **options: Any) -> None:
         if not stripe_api.is_on():
             raise CommandError("There is no key of Stripe here: STRIPE_SECRET_KEY is empty.")
         if all:
             reconcile.reach_back(to=reconcile.BEGINNING)
+            clearing.begin_again()
         try:
             outcome = self._run_to_the_end()
         except reconcile.Busy:
