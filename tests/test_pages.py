@@ -90,7 +90,7 @@ class TestCustomer:
         account, alice = alice_with_a_call()
         keys.revoke(key=account.api_keys.get(), now=datetime.now(UTC))
 
-        assert "There is none yet" in text(alice)
+        assert "Keys that work are listed here. There is none." in text(alice)
 
     def test_sees_nothing_of_another(self) -> None:
         account, _ = alice_with_a_call()

@@ -34,7 +34,8 @@ def show(request: HttpRequest, membership: Membership) -> HttpResponse:
         except auto_recharge.CannotTurnOn as refusal:
             form.add_error(None, str(refusal))
         else:
-            messages.success(request, "Auto-recharge is on.")
+            was_on = found is not None and found.enabled
+            messages.success(request, "Auto-recharge is changed." if was_on else "Auto-recharge is on.")
             return redirect("billing:auto_recharge")
     notice = auto_recharge.notice(account)
     this_month = auto_recharge.charged_this_month(account.pk, now=now)

@@ -15,7 +15,7 @@ from accounts.access import Permission, requires
 from accounts.models import Account, Membership
 from apikeys.models import ApiKey
 from billing import call_log, charts, first_steps, funds, periods, price_list, spending
-from billing.models import CreditLot
+from billing.models import AccountClosing, CreditLot
 from billing.payments import auto_recharge
 from billing.spending import Day
 
@@ -39,8 +39,9 @@ def home(request: HttpRequest) -> HttpResponse:
     calls = call_log.recent(account, limit=RECENT_CALLS)
     # One more than is shown tells that there are more.
     keys = list(ApiKey.objects.of_account(account).usable(now).order_by("-id")[: SHOWN_KEYS + 1])
-    facts = {
+    facts: dict[str, Any] = {
         "account": account,
+        "closing": AccountClosing.objects.filter(account=account).first() if account.disabled_at else None,
         "wallet": wallet,
         "lots": lots,
         "calls": calls,

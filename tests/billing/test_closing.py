@@ -204,3 +204,18 @@ class TestThePage:
 
         assert admin.post(CLOSE, {"sure": "yes"}).status_code == 403
         assert CLOSE not in admin.get("/team/").content.decode()
+
+    def test_the_overview_says_that_it_is_closed_and_asks_for_nothing_more(self) -> None:
+        account = customer(paid=7 * USD)
+        factories.recorded(account, 1)
+        factories.auto_recharge(account, enabled=False, stopped_reason="closing", stopped_at=clock.now())
+        ask(account)
+        owner, billing = people.owner_of(account), people.signed_in(people.member_of(account, "billing"))
+
+        shown = owner.get("/").content.decode()
+
+        assert "This account is being closed" in shown
+        assert f'href="{CLOSE}">What becomes of its money' in shown
+        assert "What becomes of its money" not in billing.get("/").content.decode()
+        for words in ("to have it enabled", "Auto-recharge has stopped", "Create one"):
+            assert words not in shown

@@ -66,7 +66,7 @@ class TestThePage:
             client.post(PAGE, AGREED, follow=True)
         )
         assert f"Agreed to by{owner(account).user.email}" in text(client.get(PAGE))
-        client.post(PAGE, {**AGREED, "amount": "25"})
+        assert "Auto-recharge is changed." in text(client.post(PAGE, {**AGREED, "amount": "25"}, follow=True))
         assert row(account).amount_cents == 2500
 
         assert "It is off." in text(client.post(f"{PAGE}off/", follow=True))
