@@ -10,12 +10,14 @@ import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from email.utils import parseaddr
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import connection
+from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from billing import clock
@@ -37,6 +39,12 @@ def send_due(kind: type[Mail], message: Callable[[Mail, datetime], EmailMessage 
     `message` writes a mail when it is sent; None drops it, because it is not needed any more.
     """
     return sum(_send(mail, message) for mail in _taken(kind))
+
+
+def send_again(chosen: QuerySet[Any]) -> int:
+    """Let those of these mails that were given up wait again, with all attempts before them; returns how many."""
+    given_up = chosen.filter(state=State.FAILED)
+    return given_up.update(state=State.WAITING, attempts=0, error="", next_attempt_at=Now())
 
 
 def link(name: str, *args: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.helpers import AdminErrorList, AdminForm
 from django.core.paginator import Paginator
 from django.db import models
@@ -20,6 +20,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.safestring import SafeString
 
 from accounts.models import Account
+from billing import outbox
 from billing.templatetags.money import cents, usd
 
 SHOWN_ROWS = 1000
@@ -123,12 +124,21 @@ class MailAdmin(CustomerRowsAdmin):
 
     subject: Sequence[Column] = ()
     list_filter = ["state"]
+    actions = ["send_again"]
 
     def get_list_display(self, request: HttpRequest) -> list[Column]:
         return ["created_at", "state", *self.subject, *ATTEMPTS]
 
     def get_fields(self, request: HttpRequest, obj: models.Model | None = None) -> list[Column]:
         return [*self.subject, "created_at", "state", *ATTEMPTS]
+
+    def has_send_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(f"billing.change_{self.opts.model_name}")
+
+    @admin.action(description="Send again those of the chosen that were given up", permissions=["send"])
+    def send_again(self, request: HttpRequest, chosen: QuerySet[Any]) -> None:
+        count = outbox.send_again(chosen)
+        self.message_user(request, f"To be sent within a minute: {count}.", messages.SUCCESS)
 
 
 def uuid_of(term: str) -> UUID | None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.contrib.auth.models import Permission
 from django.core import mail as outbox
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from accounts.models import Account, Membership
+from accounts.models import Account, Membership, User
 from apikeys import keys
 from billing import balance_mails, balance_watch, ledger
 from billing.models import LowBalanceMail, WatchedTransfers
@@ -224,6 +225,24 @@ class TestTheMail:
 
         mail = LowBalanceMail.objects.get(account=account)
         assert (mail.state, mail.attempts) == ("failed", len(PAUSES) + 1)
+
+    def test_staff_send_one_that_was_given_up_again_and_no_other(self, mails: list[Any]) -> None:
+        account = customer(USD)
+        written = {"account": account, "recipient": account.users.get(), "threshold": 2 * USD}
+        given_up = LowBalanceMail.objects.create(**written, state="failed", attempts=7, error="OSError")
+        sent = LowBalanceMail.objects.create(**written, state="sent", sent_at=datetime.now(UTC))
+        chosen = {"action": "send_again", "_selected_action": [given_up.pk, sent.pk]}
+        looker = User.objects.create_user("looker@example.test", is_staff=True)
+        looker.user_permissions.set(Permission.objects.filter(codename="view_lowbalancemail"))
+
+        people.signed_in(looker).post("/admin/billing/lowbalancemail/", chosen)
+        assert balance_mails.send_due() == 0
+        answers = [people.superuser().post("/admin/billing/lowbalancemail/", chosen, follow=True) for _ in range(2)]
+
+        assert ["within a minute: 1." in answer.content.decode() for answer in answers] == [True, False]
+        assert balance_mails.send_due() == 1
+        given_up.refresh_from_db()
+        assert (given_up.state, given_up.attempts, given_up.error, len(mails)) == ("sent", 1, "", 1)
 
     def test_one_that_cannot_be_written_is_seen_and_keeps_no_other_waiting(self) -> None:
         account = customer(USD)
