@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -333,11 +333,11 @@ def _set_disabled(chosen: ApiKeyQuerySet, at: datetime | None, action: Action, b
     return keys
 
 
-async def find(connection: AsyncConnection[object], digest: bytes) -> KeyFacts | None:
-    """The facts of a key that is neither unknown, revoked nor expired: one indexed read."""
-    async with connection.cursor(row_factory=class_row(KeyFacts)) as cursor:
-        await cursor.execute(_FIND, [digest])
-        return await cursor.fetchone()
+async def find(connection: AsyncConnection[object], digests: Sequence[bytes]) -> dict[bytes, KeyFacts]:
+    """The facts of those keys that are neither unknown, revoked nor expired, by digest: indexed reads of one query."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_FIND, [list(digests)])
+        return {bytes(digest): KeyFacts(*facts) for digest, *facts in await cursor.fetchall()}
 
 
 async def naming(connection: AsyncConnection[object], key_id: int) -> Naming:
@@ -364,15 +364,13 @@ async def note_uses(database: AsyncConnection[object], ages: Mapping[int, float]
 
 
 _FIND = """
-SELECT key.id AS key_id, account.id AS account_id,
-       key.disabled_at <= now() IS TRUE AS key_disabled, account.disabled_at <= now() IS TRUE AS account_disabled,
+SELECT key.digest, key.id, account.id, key.disabled_at <= now() IS TRUE, account.disabled_at <= now() IS TRUE,
        tier.requests_per_minute, tier.tokens_per_minute, tier.concurrent_requests,
-       key.requests_per_minute AS key_requests_per_minute, key.tokens_per_minute AS key_tokens_per_minute,
-       key.concurrent_requests AS key_concurrent_requests
+       key.requests_per_minute, key.tokens_per_minute, key.concurrent_requests
   FROM apikeys_apikey key
   JOIN accounts_account account ON account.id = key.account_id
   JOIN accounts_tier tier ON tier.id = account.tier_id
- WHERE key.digest = %s AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+ WHERE key.digest = ANY(%s::bytea[]) AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
 """
 
 _NAMING = "SELECT name, display, created_at, expires_at FROM apikeys_apikey WHERE id = %s"

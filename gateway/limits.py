@@ -12,6 +12,7 @@ be away: the next renewal of the leases finds out when it is back.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -21,8 +22,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
+from redis.commands.core import AsyncScript
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from apikeys.keys import KeyFacts
 from gateway import allowances
@@ -34,7 +38,10 @@ from gateway.redis_clients import REDIS_SECONDS, once_more
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 32
-CONNECTION_SECONDS = 1  # A burst waits for one of them, which takes less than a millisecond each.
+# A crowd takes turns at the connections. Redis takes less than a millisecond for each, but all that this process does
+# in between counts, too: who waits in vain met a process that is too busy, which says nothing of Redis.
+TURN_SECONDS = 5
+LATE_SECONDS = 0.05
 RENEW_SECONDS = 2
 LEASE_SECONDS = 30  # A dead process's leases are free after this.
 AWAY_AFTER_SECONDS = 0.25  # Of nothing but failures. A stall of our own can fail many calls, but at one moment.
@@ -63,15 +70,14 @@ class _Return(NamedTuple):
 
 class Limits:
     def __init__(self) -> None:
-        pool = BlockingConnectionPool.from_url(
+        pool = ConnectionPool.from_url(
             settings.REDIS_URL,
-            max_connections=CONNECTIONS,
-            timeout=CONNECTION_SECONDS,
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,
             retry=once_more(),
         )
         self._redis = Redis.from_pool(pool)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._take = self._redis.register_script(_TAKE)
         self._return = self._redis.register_script(_RETURN)
         self._failing_since: float | None = None
@@ -118,9 +124,11 @@ class Limits:
             self._owed.append(owed)
             return
         try:
-            await self._return(keys=owed.keys, args=owed.args)
+            await self._run(self._return, owed.keys, owed.args)
         except RedisError as error:
             self._failed(error)
+            self._owed.append(owed)
+        except TimeoutError:
             self._owed.append(owed)
 
     async def renew(self, leases: Iterable[Lease]) -> None:
@@ -164,15 +172,34 @@ class Limits:
             limits = allowance.limits
             arguments += (limits.requests, limits.tokens, limits.concurrency)
         try:
-            answer = await self._take(keys=redis_keys, args=arguments)
+            answer = await self._run(self._take, redis_keys, arguments)
+        except TimeoutError:
+            self._owe_return(redis_keys, call_id)
+            raise Unavailable("This server is too busy at the moment. Please try again.") from None
         except RedisError as error:
             self._failed(error)
-            if call_id:
-                # One that only hangs has the question, and takes for a call that is refused, or limited here instead.
-                self._owed.append(_Return(redis_keys, (call_id.hex, 1, 0)))
+            self._owe_return(redis_keys, call_id)
             return None
         self._succeeded()
         return _read(answer, permitted)
+
+    def _owe_return(self, redis_keys: Sequence[str], call_id: UUID | None) -> None:
+        """One that only hangs has the question, and takes for a call that is refused, or limited here instead."""
+        if call_id:
+            self._owed.append(_Return(redis_keys, (call_id.hex, 1, 0)))
+
+    async def _run(self, script: AsyncScript, redis_keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        """The script's answer, in its turn. Raises RedisError, and TimeoutError where this process is too busy."""
+        async with asyncio.timeout(TURN_SECONDS), self._turns:
+            while not self._away:
+                asked_at = time.monotonic()
+                try:
+                    return await script(keys=redis_keys, args=arguments)
+                except RedisTimeoutError:
+                    if time.monotonic() - asked_at < REDIS_SECONDS + LATE_SECONDS:
+                        raise
+                    # It rang late: this process was busy, and the answer may be here, unread. Twice does no harm.
+        raise RedisConnectionError("it was found to be away")
 
     def _window(self, key: KeyFacts) -> LocalWindow:
         """Raises Unavailable where no process may limit by itself."""

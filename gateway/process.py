@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 CLOCK_SECONDS = 2
 NAMED_HOLDS = 20  # In one line of the log.
 BACKLOG_SECONDS = 10  # How often it is read, also for those who scrape.
+START_SECONDS = 3  # What comes before the first beat and reading waits so long, in the socket's queue.
 SHUTDOWN_SECONDS = 10  # For calls that were told to stop, and again for the records they leave.
 
 
@@ -71,11 +72,12 @@ class GatewayProcess:
         self._directory: Directory | None = None
         self._stopping = False
         self._read_at = self._beaten_at = -float("inf")
+        self._has_read, self._has_beaten = asyncio.Event(), asyncio.Event()  # Once.
         self._clock_is_right = True
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Does not wait for the database: a process that starts without it answers 503 until it is there."""
+        """Waits until calls can be admitted, but not for long: without its database it starts and answers 503."""
         await self.pools.open()
         self._loops = [
             asyncio.create_task(_repeat(self._read_directory, directory.REFRESH_SECONDS)),
@@ -86,6 +88,10 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self.breaker.share, breaker.SHARE_SECONDS)),
             asyncio.create_task(_repeat(self._watch_backlog, BACKLOG_SECONDS)),
         ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                await self._has_read.wait()
+                await self._has_beaten.wait()
 
     def stop_calls(self) -> None:
         """Tell the calls that still run to end now, and admit no others."""
@@ -156,6 +162,7 @@ class GatewayProcess:
             asked_at = time.monotonic()
             self._directory = await directory.read(database)
             self._read_at = asked_at
+        self._has_read.set()
         self.slots.caps = self._directory.caps
         await self.upstream.keep_only(self._directory.transports)
 
@@ -169,6 +176,7 @@ class GatewayProcess:
             moment = await holds.beat(database, boot=self.boot, host=socket.gethostname(), pid=os.getpid())
             self._compare_clocks(clock, moment.timestamp(), time.time())
             self._beaten_at = asked_at
+            self._has_beaten.set()
             await holds.checkpoint(database, checkpoints)
             await usage.count_refusals(database, refusals)
             self.refusals -= refusals

@@ -29,7 +29,8 @@ def find(plaintext: str) -> KeyFacts | None:
 
     async def connected() -> KeyFacts | None:
         async with await AsyncConnection.connect(os.environ["DATABASE_URL"], autocommit=True) as database:
-            return await keys.find(database, secret.digest(plaintext))
+            digest = secret.digest(plaintext)
+            return (await keys.find(database, [digest])).get(digest)
 
     return asyncio.run(connected())
 

@@ -88,12 +88,17 @@ def chat(content: str = "How do tides work?", **fields: Any) -> dict[str, Any]:
 
 def all_at_once(urls: list[str], secret: str, body: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """The same JSON call to every URL at the same moment; (status, answer) of each."""
+    return together([(url, secret) for url in urls], body)
+
+
+def together(asks: list[tuple[str, str]], body: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """The same, with a key for each URL."""
 
     async def calls() -> list[tuple[int, dict[str, Any]]]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            return await asyncio.gather(*(call(session, url) for url in urls))
+            return await asyncio.gather(*(call(session, url, secret) for url, secret in asks))
 
-    async def call(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any]]:
+    async def call(session: aiohttp.ClientSession, url: str, secret: str) -> tuple[int, dict[str, Any]]:
         headers = {"Authorization": f"Bearer {secret}"}
         async with session.post(f"{url}/v1/chat/completions", data=json.dumps(body), headers=headers) as answer:
             return answer.status, await answer.json()
