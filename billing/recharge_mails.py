@@ -15,7 +15,7 @@ from billing.models import RechargeMail, StripeCustomer
 
 About = RechargeMail.About
 SUBJECTS = {
-    About.DECLINED: "your card was declined; {amount} was not added on Flint",
+    About.DECLINED: "your card could not be charged; {amount} was not added on Flint",
     About.CONFIRM: "your bank wants you to confirm {amount} on Flint",
     About.STOPPED: "auto-recharge on Flint has stopped",
 }

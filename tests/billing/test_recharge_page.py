@@ -234,7 +234,7 @@ class TestMails:
     @pytest.mark.parametrize(
         ("behaviour", "subject", "said"),
         [
-            ("insufficient_funds", "your card was declined", "The card has not enough money. Nothing was charged"),
+            ("insufficient_funds", "your card could not be charged", "The card has not enough money. Nothing was charged"),
             ("authenticate", "your bank wants you to confirm $20.00", "Confirm and pay it here:"),
             ("lost_card", "auto-recharge on Flint has stopped", "the bank declines this card for good"),
         ],
