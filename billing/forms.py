@@ -45,7 +45,7 @@ class FundsForm(forms.Form):
 
     OTHER = "other"
 
-    amount = forms.ChoiceField(widget=forms.RadioSelect, error_messages={"required": "Choose an amount."})
+    amount = forms.ChoiceField(widget=forms.RadioSelect, required=False)
     other = forms.DecimalField(
         label="Another amount in USD",
         required=False,
@@ -65,17 +65,27 @@ class FundsForm(forms.Form):
         super().__init__(*args, **options)
         offered = [(str(cents), money.display_cents(cents)) for cents in settings.TOPUP_AMOUNTS]
         self.fields["amount"].choices = [*offered, (self.OTHER, "Another amount")]  # type: ignore[attr-defined]
+        self.fields["other"].help_text = f"{self._bounds}, before tax."
+
+    @property
+    def _bounds(self) -> str:
         least, most = (money.display_cents(c) for c in (settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS))
-        self.fields["other"].help_text = f"From {least} to {most}, before tax."
+        return f"From {least} to {most}"
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
-        chosen, other = cleaned.get("amount"), cleaned.get("other")
+        other = cleaned.get("other")
+        if not cleaned.get("amount") and not self.has_error("amount"):
+            if self.data.get("other"):  # Who types another amount has chosen it.
+                cleaned["amount"] = self.OTHER
+            else:
+                self.add_error("amount", "Choose an amount.")
+        chosen = cleaned.get("amount")
         if chosen == self.OTHER and not self.has_error("other"):
             if other is None:
                 self.add_error("other", "Say how much.")
             elif not settings.TOPUP_MIN_CENTS <= other * 100 <= settings.TOPUP_MAX_CENTS:
-                self.add_error("other", "One payment cannot be of this amount.")
+                self.add_error("other", f"One payment cannot be of this amount. {self._bounds}, please.")
         elif chosen and other is not None:
             self.add_error("other", "Choose «Another amount» to pay this, or leave it empty.")
         return cleaned

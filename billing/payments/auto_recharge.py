@@ -102,11 +102,13 @@ def turn_on(*, account: Account, terms: Terms, by: Membership, now: datetime) ->
 def _insist_on_sane(terms: Terms) -> None:
     least, most = settings.TOPUP_MIN_CENTS, settings.TOPUP_MAX_CENTS
     if not least <= terms.amount_cents <= most:
-        raise CannotTurnOn("One payment cannot be of this amount.")
+        bounds = f"from {money.display_cents(least)} to {money.display_cents(most)}"
+        raise CannotTurnOn(f"One payment cannot be of this amount; charge {bounds}.")
     if not 0 < terms.threshold_cents <= most:
-        raise CannotTurnOn("The balance cannot be this amount.")
+        raise CannotTurnOn(f"The balance must be above $0.00 and at most {money.display_cents(most)}.")
     if not terms.amount_cents <= terms.monthly_cap_cents <= 100 * most:
-        raise CannotTurnOn("The most in a month is at least one payment.")
+        bounds = f"from {money.display_cents(terms.amount_cents)} to {money.display_cents(100 * most)}"
+        raise CannotTurnOn(f"The most in a month must allow one payment: {bounds}.")
     if terms.interval_minutes not in INTERVALS:
         raise CannotTurnOn("Choose one of the times.")
 

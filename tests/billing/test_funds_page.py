@@ -84,8 +84,11 @@ def test_it_goes_to_stripe_and_comes_back_with_the_money(owner: Client, account:
     assert "Under way" not in text(owner.get(FUNDS))
 
 
-def test_an_amount_of_ones_own_is_exact(owner: Client, account: Account, stripe: FakeStripe) -> None:
-    assert ask_for(owner, "other", other="10.07").status_code == 303
+@pytest.mark.parametrize("chosen", ["other", ""])
+def test_an_amount_of_ones_own_is_exact_and_typing_it_chooses_it(
+    owner: Client, account: Account, stripe: FakeStripe, chosen: str
+) -> None:
+    assert ask_for(owner, chosen, other="10.07").status_code == 303
     assert Payment.objects.get(account=account).amount_cents == 1007
 
 
@@ -102,6 +105,8 @@ def test_an_amount_of_ones_own_is_exact(owner: Client, account: Account, stripe:
         {"amount": "2500", "other": "40"},
         {"amount": "2501"},
         {"amount": ""},
+        {"amount": "", "other": "4.99"},
+        {"amount": "", "other": "much"},
         {"amount": "2500", "form_id": "nonsense"},
         {"amount": "other", "other": "1e999999"},
         {"amount": "other", "other": "-1e999999"},

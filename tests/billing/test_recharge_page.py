@@ -99,11 +99,11 @@ class TestThePage:
         ("field", "value", "said"),
         [
             ("consent", "", "Nothing is charged without your consent."),
-            ("amount", "4.99", "One payment cannot be of this amount."),
+            ("amount", "4.99", "One payment cannot be of this amount; charge from $5.00 to $5,000.00."),
             ("amount", "1e99", "digits"),
             ("amount", "NaN", "Enter a number."),
-            ("monthly_cap", "19", "The most in a month is at least one payment."),
-            ("threshold", "0", "The balance cannot be this amount."),
+            ("monthly_cap", "19", "The most in a month must allow one payment: from $20.00 to $500,000.00."),
+            ("threshold", "0", "The balance must be above $0.00 and at most $5,000.00."),
             ("threshold", "-1", "greater than or equal to 0"),
             ("interval", "1", "Select a valid choice."),
         ],
@@ -234,7 +234,11 @@ class TestMails:
     @pytest.mark.parametrize(
         ("behaviour", "subject", "said"),
         [
-            ("insufficient_funds", "your card could not be charged", "The card has not enough money. Nothing was charged"),
+            (
+                "insufficient_funds",
+                "your card could not be charged",
+                "The card has not enough money. Nothing was charged",
+            ),
             ("authenticate", "your bank wants you to confirm $20.00", "Confirm and pay it here:"),
             ("lost_card", "auto-recharge on Flint has stopped", "the bank declines this card for good"),
         ],
