@@ -1,8 +1,11 @@
-"""Where backends may be: which IP addresses a call may be sent to.
+"""Where backends may be, and what customers may send them to: which addresses are whose.
 
 An operator who may enter an address must not reach what only this host can: cloud metadata, its own services, its
 network. A name is checked when it is entered, so that the operator is told, and every new connection is checked by the
 address that it really goes to, so that a name which is answered otherwise later makes no difference.
+
+A customer's URL of an image is fetched by the backend, if at all. One that names a place inside our networks is
+refused; where a name leads to is only known there, at the moment when it is fetched.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import urlsplit
 
 from django.conf import settings
 
@@ -26,6 +30,10 @@ _METADATA = frozenset(
 _ENDING_IN_V4 = [ip_network(text) for text in ("::ffff:0:0/96", "::/96", "::ffff:0:0:0/96", "64:ff9b::/96")]
 _LOCAL_NAT64 = ip_network("64:ff9b:1::/48")  # Global to Python 3.11, but a network gives it to itself.
 _THIS_NETWORK = ip_network("0.0.0.0/8")
+# Names that are known inside a network only, as those without a dot are.
+_INSIDE = frozenset({"localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp", "svc", "arpa"})
+_AUTHORITY = re.compile(r"^https?://([^/?#]*)", re.IGNORECASE)
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\@%]")  # In an authority: parsers disagree about where the host is.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _names = ThreadPoolExecutor(4, thread_name_prefix="backend-names")
@@ -64,6 +72,24 @@ def check(text: str) -> None:
     private = not address.is_global or address in _LOCAL_NAT64
     if private and not any(address in network for network in settings.BACKEND_NETWORKS):
         raise AddressRefused(f"{text} is private. BACKEND_NETWORKS names the private networks that backends may be in.")
+
+
+def is_outside(url: str) -> bool:
+    """Whether the host of a customer's http(s) URL is, by its spelling, out in the world: no private address, no name
+    of a network's own, and nothing that a backend might read as one."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode().removesuffix(".")  # Digits have other letters, too.
+        last = host.rpartition(".")[2]
+        if not host or _AMBIGUOUS.search(_AUTHORITY.split(url)[1]):
+            return False
+        if ":" in host or _NUMBER.fullmatch(last):
+            address = _meant(ip_address(host))  # Else 0177.1 and 2130706433 would be spellings of 127.0.0.1.
+            elsewhere = address in _METADATA or address in _LOCAL_NAT64 or address.is_multicast
+            return address.is_global and not elsewhere
+    except ValueError:
+        return False
+    return "." in host and last not in _INSIDE
 
 
 def _meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -1,7 +1,8 @@
 """POST /v1/chat/completions: what a conversation asks for.
 
 What is documented is checked here, so that a mistake is told with its place and costs nothing. An image's URL is passed
-on to the backend and never fetched by us. What a model makes of tools and schemas is the backend's affair.
+on to the backend and never fetched by us; one that points into our networks is refused. What a model makes of tools
+and schemas is the backend's affair.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway import addresses
 from gateway.errors import InvalidRequest
 from gateway.requests import Dialect, Endpoint, Sampled, Tokens
 
@@ -183,7 +185,19 @@ class ChatCompletionRequest(Sampled, kw_only=True):
                     "A tool's message needs the `tool_call_id` of the call that it answers.",
                     param=f"messages[{place}].tool_call_id",
                 )
+        self._check_urls()
         self._check_choice()
+
+    def _check_urls(self) -> None:
+        """A backend that fetches what it is pointed at reaches what only it can."""
+        for place, message in enumerate(self.messages):
+            for number, part in enumerate(_parts(message)):
+                for name, url in _urls(part):
+                    if not addresses.is_outside(url):
+                        raise InvalidRequest(
+                            "This URL is not one of the public internet. Give a public one, or the content as `data:`.",
+                            param=f"messages[{place}].content[{number}].{name}",
+                        )
 
     def _check_choice(self) -> None:
         """Only tools that are there can be asked for."""
@@ -216,6 +230,17 @@ def _as_system(messages: msgspec.Raw) -> list[dict[str, msgspec.Raw]]:
         if bytes(message["role"]) == b'"developer"':
             message["role"] = msgspec.Raw(b'"system"')
     return said
+
+
+def _urls(part: Part) -> Iterator[tuple[str, str]]:
+    """Where a backend may look for the content of a part: the name of the field, and the URL."""
+    if isinstance(part, Image):
+        found = {"image_url.url": part.image_url.url}
+    elif isinstance(part, File):  # Documented is base64, but some backends take URLs in it.
+        found = {f"file.{name}": value for name, value in part.file.items() if isinstance(value, str)}
+    else:
+        return
+    yield from ((name, url) for name, url in found.items() if url[:8].lower().startswith(("http://", "https://")))
 
 
 def _first_text(message: Message) -> str:

@@ -9,7 +9,7 @@ from gateway.embeddings import INPUTS_LIMIT
 OF_PARAMETERS = {
     "model": "The id of a model.",
     "messages": "The conversation so far, oldest first. Each has a `role` (`system`, `developer`, `user`, `assistant` "
-    "or `tool`) and a `content`: text, or parts such as `text` and `image_url`.",
+    "or `tool`) and a `content`: text, or parts such as `text` and `image_url` (a public URL, or `data:`).",
     "prompt": "A text, several texts, a list of token ids, or several of those. Each prompt gets `n` answers, at most "
     f"{CHOICES_LIMIT} together.",
     "input": f"A text, or up to {INPUTS_LIMIT:,} texts. Token ids are refused: they belong to a vocabulary.",

@@ -145,3 +145,49 @@ def test_no_connection_goes_elsewhere_whatever_was_stored(settings: Any, scripte
         call(scripted.base_url.replace("127.0.0.1", host))
 
     assert scripted.calls == 0
+
+
+INSIDE_NAMES = [
+    "localhost",
+    "localhost.",
+    "LocalHost",
+    "redis",
+    "db.local",
+    "metadata.google.internal",
+    "a.default.svc",
+]
+# What some parser reads as a host of the inside, and another does not.
+TRICKS = [
+    "http://example.com@127.0.0.1/a.png",
+    "http://127.0.0.1:80@example.com/a.png",
+    "http://example.com\\@127.0.0.1/a.png",
+    "http://127.0.0.1\t.example.com/a.png",
+    "http://127.0.0.1%2f.example.com/a.png",
+    "http://%31%32%37.0.0.1/a.png",
+    "http:///127.0.0.1/a.png",
+    "http:////127.0.0.1/a.png",
+    "http://?127.0.0.1/a.png",
+    "http://[::1/a.png",
+    "http://\uff11\uff12\uff17.0.0.1/a.png",
+    "http://127\u30020\u30020\u30021/a.png",
+    "http://",
+]
+
+
+@pytest.mark.parametrize("address", [*NOWHERE, *PRIVATE, *SPELLINGS, *INSIDE_NAMES])
+@pytest.mark.parametrize("form", ["http://{}/a.png", "https://{}:8443", "http://{}?a=b"])
+def test_a_customers_url_that_points_into_a_network_is_not_outside(address: str, form: str) -> None:
+    assert not addresses.is_outside(form.format(f"[{address}]" if ":" in address else address))
+
+
+@pytest.mark.parametrize("url", TRICKS)
+def test_a_customers_url_that_may_be_read_in_two_ways_is_not_outside(url: str) -> None:
+    assert not addresses.is_outside(url)
+
+
+@pytest.mark.parametrize(
+    "host", [*PUBLIC, "example.com", "example.com.", "EXAMPLE.com", "b\u00fccher.example", "x.co:81"]
+)
+def test_a_customers_url_of_the_public_internet_is_outside(host: str) -> None:
+    shown = f"[{host}]" if host.count(":") > 1 else host
+    assert addresses.is_outside(f"https://{shown}/a@b%20c.png?at=user@here#\\")

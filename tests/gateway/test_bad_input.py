@@ -168,9 +168,14 @@ PARTS: list[tuple[Any, str]] = [
         ({"type": "image_url", "image_url": {"url": url}}, ".image_url.url")
         for url in ("", "file:///etc/passwd", "ftp://a/b", "//a/b", 5, " https://a")
     ],
+    *[
+        ({"type": "image_url", "image_url": {"url": url}}, ".image_url.url")
+        for url in ("http://169.254.169.254/latest/meta-data/", "http://localhost:8000/v1/models", "https://redis/")
+    ],
     ({"type": "image_url", "image_url": {"url": "https://a/b", "detail": "some"}}, ".image_url.detail"),
     ({"type": "input_audio", "input_audio": {"data": "x"}}, ".input_audio.format"),
     ({"type": "file", "file": "x"}, ".file"),
+    ({"type": "file", "file": {"file_data": "http://10.0.0.1/report.pdf"}}, ".file.file_data"),
     ({"type": "refusal"}, ".refusal"),
 ]
 SAID_BY_TOOLS: list[tuple[dict[str, Any], str]] = [
