@@ -46,7 +46,7 @@ SERVED_AT = {kind: form.ENDPOINT.path for form in FORMS for kind in form.ENDPOIN
 
 async def serve(process: GatewayProcess, exchange: Exchange, key: KeyFacts, parsed: Parsed) -> HttpResponse | None:
     """Answer the call; None means that everything was sent already. Raises GatewayError where nothing was sent."""
-    if not process.ready:
+    if not await process.becomes_ready():
         raise Unavailable("This server cannot take calls at the moment. Please try again.")
     # The id says when the call was admitted, to the millisecond; so does its record, its price and its bill.
     admitted_at = datetime.fromtimestamp((exchange.call_id.int >> 80) / 1000, UTC)

@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 CLOCK_SECONDS = 2
 NAMED_HOLDS = 20  # In one line of the log.
 BACKLOG_SECONDS = 10  # How often it is read, also for those who scrape.
+READY_SECONDS = 2  # How long a call waits for a process that admits none.
 START_SECONDS = 3  # What comes before the first beat and reading waits so long, in the socket's queue.
 SHUTDOWN_SECONDS = 10  # For calls that were told to stop, and again for the records they leave.
 
@@ -72,7 +73,7 @@ class GatewayProcess:
         self._directory: Directory | None = None
         self._stopping = False
         self._read_at = self._beaten_at = -float("inf")
-        self._has_read, self._has_beaten = asyncio.Event(), asyncio.Event()  # Once.
+        self._heard = asyncio.Event()  # From the database: whoever waits looks again.
         self._clock_is_right = True
         self._loops: list[asyncio.Task[None]] = []
 
@@ -88,10 +89,7 @@ class GatewayProcess:
             asyncio.create_task(_repeat(self.breaker.share, breaker.SHARE_SECONDS)),
             asyncio.create_task(_repeat(self._watch_backlog, BACKLOG_SECONDS)),
         ]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
-                await self._has_read.wait()
-                await self._has_beaten.wait()
+        await self.becomes_ready(START_SECONDS)
 
     def stop_calls(self) -> None:
         """Tell the calls that still run to end now, and admit no others."""
@@ -124,6 +122,18 @@ class GatewayProcess:
         # An older reading could miss a price that has started, by a clock that is ahead.
         informed = now - self._read_at < pricing.NOTICE.total_seconds() - CLOCK_SECONDS
         return alive and informed and self._clock_is_right and not self._stopping and not self.recorder.full
+
+    async def becomes_ready(self, seconds: float = READY_SECONDS) -> bool:
+        """Whether calls can be admitted now or soon: a process that was too busy to beat or to read will do so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.ready and not self._stopping:
+                    await self._heard.wait()
+        return self.ready
+
+    def _tell_waiting(self) -> None:
+        self._heard.set()
+        self._heard.clear()
 
     @property
     def directory(self) -> Directory:
@@ -162,7 +172,7 @@ class GatewayProcess:
             asked_at = time.monotonic()
             self._directory = await directory.read(database)
             self._read_at = asked_at
-        self._has_read.set()
+        self._tell_waiting()
         self.slots.caps = self._directory.caps
         await self.upstream.keep_only(self._directory.transports)
 
@@ -176,7 +186,7 @@ class GatewayProcess:
             moment = await holds.beat(database, boot=self.boot, host=socket.gethostname(), pid=os.getpid())
             self._compare_clocks(clock, moment.timestamp(), time.time())
             self._beaten_at = asked_at
-            self._has_beaten.set()
+            self._tell_waiting()
             await holds.checkpoint(database, checkpoints)
             await usage.count_refusals(database, refusals)
             self.refusals -= refusals

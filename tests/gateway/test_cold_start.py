@@ -15,6 +15,7 @@ from pytest_django import Settings
 
 from apikeys.keys import KeyFacts
 from gateway.limits import Lease, Limits
+from gateway.process import GatewayProcess
 from gateway.redis_clients import REDIS_SECONDS
 from tests.gateway.customers import chat, customer, together
 from tests.gateway.processes import database_proxy
@@ -78,3 +79,18 @@ def test_a_stall_of_our_own_is_not_taken_for_a_redis_that_does_not_answer() -> N
 
     assert len(asyncio.run(taken())) == calls
     assert somebody.taken() == (calls, calls, calls)
+
+
+def test_who_meets_a_process_that_admits_nothing_waits_a_moment_for_it() -> None:
+    async def seen() -> tuple[bool, bool]:
+        process = GatewayProcess()
+        alone = await process.becomes_ready(0.05)
+        waiting = asyncio.create_task(process.becomes_ready(10))
+        await asyncio.sleep(0)
+        await process.start()
+        try:
+            return alone, await waiting
+        finally:
+            await process.stop()
+
+    assert asyncio.run(seen()) == (False, True)
