@@ -10,13 +10,15 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 
 from accounts.models import Account, Tier
-from apikeys.models import ApiKey
+from apikeys.keys import SpendCap, set_spend_cap
+from apikeys.models import ApiKey, SpendPeriod
 from billing.usage import Outcome
 from tests import factories
 from tests.gateway import wire
+from tests.gateway.conftest import listed, priced_model, serve
 from tests.gateway.customers import Customer, chat, customer
-from tests.sdk.clients import Client, Runner
-from tests.stack import Stack
+from tests.sdk.clients import MODEL, Client, Runner
+from tests.stack import Stack, until
 
 pytestmark = pytest.mark.usefixtures("committed")
 
@@ -49,6 +51,9 @@ CLASSES = {
 }
 
 
+# What a client tells from others of its status, so that its customers can shorten the prompt.
+OWN_CLASSES = {("litellm", "too_long"): "ContextWindowExceededError"}
+
 REFUSALS = {
     "unknown_key": (401, "invalid_request_error", "invalid_api_key"),
     "no_balance": (402, "insufficient_quota", "insufficient_balance"),
@@ -56,6 +61,8 @@ REFUSALS = {
     "disabled_account": (403, "permission_error", "account_disabled"),
     "unknown_model": (404, "invalid_request_error", "model_not_found"),
     "wrong_parameter": (400, "invalid_request_error", "invalid_request"),
+    "too_long": (400, "invalid_request_error", "context_length_exceeded"),
+    "cap_reached": (402, "insufficient_quota", "key_budget_exceeded"),
     "too_large": (413, "invalid_request_error", "request_too_large"),
     "too_many": (429, "rate_limit_error", "rate_limit_exceeded_requests"),
     "no_backend": (503, "server_error", "model_unavailable"),
@@ -63,6 +70,7 @@ REFUSALS = {
 ERRANDS: dict[str, dict[str, Any]] = {
     "unknown_model": {"model": "gpt-4"},
     "wrong_parameter": {"options": {"temperature": 2.5}},
+    "too_long": {"megabytes": 1},  # Of a model with a short context.
     "too_large": {"megabytes": 33},
     "no_backend": {"text": "[demo: status=503]"},
 }
@@ -73,12 +81,14 @@ WORDS = {
     "disabled_account": "This account has been disabled.",
     "unknown_model": "The model `gpt-4` does not exist.",
     "wrong_parameter": "Invalid `temperature`",
+    "too_long": "This model's maximum context length is 2000 tokens",
+    "cap_reached": "left of its spend cap of",
     "too_large": "larger than 32 MB",
     "too_many": "Retry-After",
     "no_backend": "The model is temporarily unavailable.",
 }
 BROKEN_STREAM = {"ai-sdk": "Object", "litellm": "MidStreamFallbackError", "curl": "Refused"}
-PARAMS = {"unknown_model": "model", "wrong_parameter": "temperature"}
+PARAMS = {"unknown_model": "model", "wrong_parameter": "temperature", "too_long": "messages"}
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +100,10 @@ def keys(stack: Stack, django_db_blocker: DjangoDbBlocker) -> dict[str, str]:
             name=factories.unique("one"), requests_per_minute=1, tokens_per_minute=10_000, concurrent_requests=1
         )
         found = {"fine": customer(), "no_balance": customer(pico=0), "too_many": customer(tier=tier.name)}
-        found |= {name: customer() for name in ("disabled_key", "disabled_account")}
+        found |= {name: customer() for name in ("disabled_key", "disabled_account", "cap_reached")}
         ApiKey.objects.filter(pk=found["disabled_key"].key.pk).update(disabled_at=now)
         Account.objects.filter(pk=found["disabled_account"].account.pk).update(disabled_at=now)
+        set_spend_cap(key=found["cap_reached"].key, cap=SpendCap(1, SpendPeriod.TOTAL))
         connection.close()
     assert wire.ask(stack.webs[0], found["too_many"].secret, chat(max_tokens=1)).status == 200
     found["too_many"].let_a_minute_pass(but=3600)  # Its minute lasts as long as these tests.
@@ -100,16 +111,28 @@ def keys(stack: Stack, django_db_blocker: DjangoDbBlocker) -> dict[str, str]:
     return secrets | {"unknown_key": secrets["no_balance"][:-1] + "x"}
 
 
+@pytest.fixture(scope="module")
+def short(stack: Stack, django_db_blocker: DjangoDbBlocker) -> str:
+    """A model with a context of 2000 tokens."""
+    with django_db_blocker.unblock():
+        model = priced_model(context_tokens=2000, max_output_tokens=2000)
+        serve(factories.unique("short"), stack.backend.base_url, model)
+        connection.close()
+    until(lambda: model.public_id in listed(stack.webs[0]))
+    return model.public_id
+
+
 @pytest.mark.parametrize("do", ["chat", "stream"])
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_refusal_is_the_error_that_customers_catch(
-    client: Client, runner: Runner, base_url: str, keys: dict[str, str], refusal: str, do: str
+    client: Client, runner: Runner, base_url: str, keys: dict[str, str], short: str, refusal: str, do: str
 ) -> None:
     status, kind, code = REFUSALS[refusal]
-    errand = {"text": "Hello!"} | ERRANDS.get(refusal, {})
+    errand = {"text": "Hello!"} | ERRANDS.get(refusal, {}) | ({"model": short} if refusal == "too_long" else {})
     error = runner.refused(do, base_url=base_url, key=keys[refusal], **errand)
     classes = CLASSES.get(client.name, OPENAI_CLASSES)
-    assert (error["class"], error["status_code"]) == (classes[status], status)
+    expected = OWN_CLASSES.get((client.name, refusal), classes[status])
+    assert (error["class"], error["status_code"]) == (expected, status)
     assert WORDS[refusal] in error["message"]
     if client.tells_codes:
         assert (error["type"], error["code"], error["param"]) == (kind, code, PARAMS.get(refusal))
@@ -119,6 +142,28 @@ def test_a_refusal_is_the_error_that_customers_catch(
 def test_an_error_names_the_request(client: Client, runner: Runner, base_url: str, keys: dict[str, str]) -> None:
     error = runner.refused("chat", base_url=base_url, key=keys["unknown_key"], text="Hello!")
     assert error["request_id"].startswith("req_")
+
+
+# The others set headers for a client, not for a call, or not at all.
+@pytest.mark.of_clients(those=lambda client: client.name.startswith("openai-python"))
+def test_an_idempotency_key_that_is_taken_is_the_error_that_customers_catch(
+    stack: Stack, client: Client, runner: Runner, base_url: str, alice: Customer
+) -> None:
+    taken, text = {"Idempotency-Key": factories.unique("order")}, "[demo: tokens=50 tokens_per_second=10]"
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
+    with wire.begun(stack.webs[0], alice.secret, body, headers=taken):
+        until(lambda: alice.holds)
+
+        def refused(text: str) -> dict[str, Any]:
+            options = {"extra_headers": taken}
+            return runner.refused("chat", base_url=base_url, key=alice.secret, text=text, options=options)
+
+        running, other = refused(text), refused("Another question")
+    assert (running["class"], running["status_code"]) == ("ConflictError", 409)
+    assert (running["type"], running["code"]) == ("conflict_error", "idempotency_key_in_use")
+    assert (other["class"], other["status_code"]) == ("UnprocessableEntityError", 422)
+    assert (other["type"], other["code"]) == ("invalid_request_error", "idempotency_key_reused")
+    assert running["param"] == other["param"] == "Idempotency-Key"
 
 
 def test_an_error_in_the_middle_of_a_stream_is_raised(
