@@ -1,4 +1,4 @@
-"""What the tests of billing share: a Stripe to ask."""
+"""What the tests of billing share: a Stripe to ask, and a database in which nothing waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_django import Settings
 
+from tests.billing import stage
 from tests.billing.fake_stripe import FakeStripe
 from tests.stripe_simulator.process import StripeSimulator
 
@@ -37,3 +38,9 @@ def simulator(simulator_of_module: StripeSimulator, settings: Settings) -> Strip
     settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
     simulator_of_module.control("calls", kind="hang", count="0")  # What a test before this one has not used up.
     return simulator_of_module
+
+
+@pytest.fixture
+def at_rest(db: None) -> None:
+    """Nothing waits that tests before this one left behind."""
+    stage.bring_to_rest()

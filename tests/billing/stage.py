@@ -16,12 +16,26 @@ from uuid import UUID, uuid4
 
 import psycopg
 from django.db import connection
+from django.db.models.functions import Now
 from psycopg import AsyncConnection
 
 from accounts.models import Account
 from billing import books, holds, ledger, usage
 from billing.ledger import Answer, Ask
-from billing.models import CreditLot, GatewayProcess, Wallet
+from billing.models import (
+    AccountClosing,
+    CreditLot,
+    Dispute,
+    GatewayProcess,
+    Hold,
+    Payment,
+    PaymentFlag,
+    Refund,
+    StripeEvent,
+    UsageRecord,
+    Wallet,
+)
+from billing.models.mails import OutboxMail
 from tests import factories
 
 Result = TypeVar("Result")
@@ -90,6 +104,23 @@ def silent_for(boot: UUID, age: timedelta) -> None:
     """Let the time pass in which the sweeper saw no beat of the process."""
     seen = GatewayProcess.objects.get(pk=boot)
     GatewayProcess.objects.filter(pk=boot).update(seen_at=seen.seen_at - age)
+
+
+def bring_to_rest() -> None:
+    """What is in the database waits for nobody any more, nor is it late: neither the worker nor a person has to act.
+
+    For a test that is rolled back, about what is sent, swept or counted of all accounts.
+    """
+    for mail in OutboxMail.__subclasses__():
+        mail._default_manager.filter(state=OutboxMail.State.WAITING).update(state=OutboxMail.State.DROPPED)
+    StripeEvent.objects.filter(processed_at=None).update(processed_at=Now(), next_attempt_at=None)
+    Payment.objects.filter(state__in=Payment.PENDING).update(state=Payment.State.CANCELED)
+    Refund.objects.filter(state=Refund.State.HELD).update(updated_at=Now() + timedelta(days=1))
+    Dispute.objects.filter(closed_at=None).update(closed_at=Now(), status=Dispute.Status.LOST)
+    PaymentFlag.objects.filter(cleared_at=None).update(cleared_at=Now(), cleared_by=factories.user())
+    AccountClosing.objects.update(state=AccountClosing.State.CLOSED)
+    UsageRecord.objects.filter(settled_at=None).update(recorded_at=Now())
+    Hold.objects.update(expires_at=Now() + timedelta(days=1))
 
 
 def at_the_same_time(*works: Callable[[], Any]) -> list[Any]:

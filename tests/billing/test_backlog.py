@@ -27,6 +27,7 @@ def grow_older(call: ledger.Ask, age: timedelta) -> None:
         )
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_what_waits_is_counted_and_what_is_done_is_not() -> None:
     before = backlog.measure()
     account = factories.funded(1_000)
@@ -54,6 +55,7 @@ def test_what_waits_is_counted_and_what_is_done_is_not() -> None:
     assert 3600 <= after.settlement_lag_seconds < 3700
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_the_command_tells_a_monitor(capsys: pytest.CaptureFixture[str]) -> None:
     account = factories.funded(1_000)
     waiting = factories.recorded(account, 20)
@@ -67,6 +69,7 @@ def test_the_command_tells_a_monitor(capsys: pytest.CaptureFixture[str]) -> None
     assert "settlement lag seconds" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_the_first_page_of_the_admin_shows_it() -> None:
     client = people.superuser()
     assert "is behind" not in client.get("/admin/").content.decode()

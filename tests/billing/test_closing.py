@@ -44,6 +44,7 @@ def state(account: Account) -> str:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 class TestClosing:
     def test_it_shuts_the_account_out_and_revokes_its_keys(self) -> None:
         account = customer()
@@ -144,7 +145,7 @@ class TestClosing:
         page = people.owner_of(account).post(CLOSE, {"sure": "yes"}, follow=True).content.decode()
 
         assert "$7.00 of what you paid is not spent" in page
-        assert not AccountClosing.objects.exists()
+        assert not AccountClosing.objects.filter(account=account).exists()
         account.refresh_from_db()
         assert account.disabled_at is None
 
@@ -177,13 +178,14 @@ class TestAtTheSameTime:
 @pytest.mark.django_db
 class TestThePage:
     def test_it_says_before_what_will_happen_and_after_what_did(self) -> None:
-        client = people.owner_of(customer(paid=7 * USD, given=3 * USD))
+        account = customer(paid=7 * USD, given=3 * USD)
+        client = people.owner_of(account)
         before = client.get(CLOSE).content.decode()
         assert "$7.00</span> now, is refunded" in before
         assert "Promotional credit of" in before
 
         assert client.post(CLOSE, {}).status_code == 400
-        assert not AccountClosing.objects.exists()
+        assert not AccountClosing.objects.filter(account=account).exists()
         assert "is being closed" in client.post(CLOSE, {"sure": "yes"}, follow=True).content.decode()
 
     def test_it_asks_who_it_is_again_and_then_closes(self) -> None:
@@ -194,7 +196,7 @@ class TestThePage:
         asked = client.post(CLOSE, {"sure": "yes"})
 
         assert asked["Location"].startswith("/accounts/reauthenticate/")
-        assert not AccountClosing.objects.exists()
+        assert not AccountClosing.objects.filter(account=account).exists()
         assert "is being closed" in browsing.go_on(client, asked).content.decode()
         assert state(account) == "closing"
 

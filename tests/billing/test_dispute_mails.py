@@ -14,6 +14,8 @@ from billing.payments import dispute_mails
 from tests import people
 from tests.billing import papers
 
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("at_rest")]
+
 
 @pytest.fixture(autouse=True)
 def mails(settings: Any) -> list[Any]:
@@ -28,7 +30,6 @@ def waiting(about: str = "dispute", *, livemode: bool = False, **fields: Any) ->
     return DisputeMail.objects.create(dispute=dispute, about=about)
 
 
-@pytest.mark.django_db
 def test_it_says_what_the_bank_wants_until_when_and_where_to_answer(mails: list[Any], settings: Settings) -> None:
     due = datetime.now(UTC) + timedelta(days=7, hours=1)
     dispute = waiting(livemode=True, due_by=due).dispute
@@ -49,7 +50,6 @@ def test_it_says_what_the_bank_wants_until_when_and_where_to_answer(mails: list[
     assert mail.extra_headers["Message-ID"].startswith("<disputemail-")
 
 
-@pytest.mark.django_db
 def test_of_an_inquiry_it_says_that_nothing_has_moved(mails: list[Any], settings: Settings) -> None:
     settings.STRIPE_API_BASE = "http://127.0.0.1:1"
     waiting("inquiry", status="warning_needs_response")
@@ -62,7 +62,6 @@ def test_of_an_inquiry_it_says_that_nothing_has_moved(mails: list[Any], settings
     assert "dashboard.stripe.com" not in mails[0].body, "The simulator has no such page."
 
 
-@pytest.mark.django_db
 def test_of_one_that_is_over_when_we_hear_of_it_it_says_how_it_ended(mails: list[Any]) -> None:
     waiting(status="lost", closed_at=datetime.now(UTC))
     dispute_mails.send_due()
@@ -71,7 +70,6 @@ def test_of_one_that_is_over_when_we_hear_of_it_it_says_how_it_ended(mails: list
     assert "Evidence" not in mails[0].body
 
 
-@pytest.mark.django_db
 def test_sending_again_sends_nothing(mails: list[Any]) -> None:
     mail = waiting()
     assert [dispute_mails.send_due() for _ in range(3)] == [1, 0, 0]

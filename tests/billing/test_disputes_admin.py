@@ -122,6 +122,7 @@ def test_the_page_of_a_dispute_leads_to_its_flag(staff: Client) -> None:
     assert "Stands" not in staff.get(f"{DISPUTES}{dispute.pk}/change/").content.decode()
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_the_first_page_says_how_many_wait_and_until_when(staff: Client) -> None:
     first = staff.get("/admin/").content.decode()
     assert "need an answer" not in first

@@ -51,6 +51,7 @@ def to(account: Account, mails: list[Any]) -> list[Any]:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 class TestAReceipt:
     def test_it_is_mailed_once_with_its_paper(self, stripe: FakeStripe, mails: list[Any]) -> None:
         payment = begun(stripe)
@@ -113,6 +114,7 @@ class TestAReceipt:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 class TestAStatement:
     def test_it_says_what_moved_and_comes_once(self, mails: list[Any]) -> None:
         account = customer()

@@ -242,6 +242,7 @@ def test_a_bank_account_that_is_to_be_verified_has_not_said_no(stripe: FakeStrip
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 def test_one_that_cannot_be_written_down_keeps_no_other_from_being_asked_about(
     stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ BAD: dict[str, Callable[[str], tuple[str, str]]] = {
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+@pytest.mark.usefixtures("at_rest")
 def test_what_stripe_did_not_send_changes_nothing(stripe: FakeStripe, bad: Callable[[str], tuple[str, str]]) -> None:
     payment = begun(stripe)
     good = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
@@ -119,6 +120,7 @@ def test_what_stripe_did_not_send_changes_nothing(stripe: FakeStripe, bad: Calla
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 def test_a_message_that_was_worked_on_does_nothing_when_it_is_replayed(stripe: FakeStripe) -> None:
     payment = begun(stripe)
     body = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
@@ -196,6 +198,7 @@ def test_what_we_do_not_know_is_done_at_once(stripe: FakeStripe) -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 def test_an_outage_is_tried_again_later_and_then_done(stripe: FakeStripe) -> None:
     payment = begun(stripe)
     body = event("payment_intent.succeeded", {"id": stripe.pay(session_of(payment))})
@@ -299,6 +302,7 @@ def test_a_worker_that_died_leaves_the_message_to_the_next_attempt(stripe: FakeS
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 def test_a_lost_message_is_made_up_for_by_the_sweep(stripe: FakeStripe) -> None:
     payment, never_asked = begun(stripe), begun(stripe)
     stripe.pay(session_of(payment))

@@ -140,12 +140,14 @@ class TestACrossing:
         assert told(account) == [5 * USD]
 
     def test_transfers_that_may_not_all_be_committed_yet_are_read_again(self) -> None:
+        balance_watch.sweep()
         before = WatchedTransfers.objects.get().last_id
         customer(6 * USD)
         assert WatchedTransfers.objects.get().last_id == before
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 class TestTheMail:
     def test_it_says_what_is_left_what_was_spent_and_where_to_add_funds(self, mails: list[Any]) -> None:
         account = customer(10 * USD)

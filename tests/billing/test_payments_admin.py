@@ -62,6 +62,7 @@ def test_a_live_payment_leads_to_its_page_at_stripe(staff: Client, stripe: FakeS
     assert 'href="https://dashboard.stripe.com/payments/pi_live"' in page
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_an_event_that_failed_is_found_and_worked_on_again(staff: Client, stripe: FakeStripe) -> None:
     payment = begun(stripe)
     event = stored("evt_failed", stripe.pay(session_of(payment)), error="UnknownPayment")
@@ -81,7 +82,7 @@ def test_an_event_that_failed_is_found_and_worked_on_again(staff: Client, stripe
 
 def test_an_event_of_another_app_is_done_and_says_so(staff: Client) -> None:
     stored("evt_foreign", "pi_of_others")
-    StripeEvent.objects.update(processed_at=clock.now(), outcome="not_ours")
+    StripeEvent.objects.filter(pk="evt_foreign").update(processed_at=clock.now(), outcome="not_ours")
     stored("evt_ours", "pi_of_ours")
 
     page = staff.get(EVENTS, {"state": "not_ours"}).content.decode()
@@ -115,6 +116,7 @@ def test_an_id_that_was_cut_short_finds_nothing(staff: Client, model: str) -> No
     assert staff.get(f"/admin/billing/{model}/", {"q": "12345678-1234-1234-1234-12345678901-"}).status_code == 200
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_the_first_page_says_what_of_the_money_waits_for_a_person_and_leads_there(
     staff: Client, stripe: FakeStripe
 ) -> None:

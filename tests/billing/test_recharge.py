@@ -546,6 +546,7 @@ class TestAnAnswerThatDoesNotCome:
                 ["stopped"],
             )
 
+    @pytest.mark.usefixtures("at_rest")
     def test_a_sweep_of_top_ups_leaves_it_alone(self, simulator: StripeSimulator) -> None:
         account = recharging(simulator)
         simulator.control("calls", kind="rate_limit", count="2", path=SEND)

@@ -230,6 +230,7 @@ class TestThePage:
         assert "Auto-recharge" not in text(member.get("/"))
 
 
+@pytest.mark.usefixtures("at_rest")
 class TestMails:
     @pytest.mark.parametrize(
         ("behaviour", "subject", "said"),

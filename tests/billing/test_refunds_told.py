@@ -100,6 +100,7 @@ def mails(settings: Any) -> list[Any]:
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("at_rest")
 class TestMails:
     def test_those_who_may_add_funds_are_told_once(self, stripe: FakeStripe, mails: list[Any]) -> None:
         payment = paid(stripe, 2500, tax=475)
@@ -130,10 +131,11 @@ class TestMails:
         assert "It is in the balance of the account again" in mails[1].body
 
     def test_good_news_that_is_over_is_not_sent(self, stripe: FakeStripe, mails: list[Any]) -> None:
-        failed(stripe, start(paid(stripe), 1000))
+        refund = start(paid(stripe), 1000)
+        failed(stripe, refund)
         refund_mails.send_due()
         assert [mail.subject.partition(": ")[2] for mail in mails] == ["$10.00 did not reach the card"]
-        assert RefundMail.objects.get(about="sent").state == "dropped"
+        assert RefundMail.objects.get(refund=refund, about="sent").state == "dropped"
 
     def test_nothing_is_mailed_of_what_stripe_refused(self, stripe: FakeStripe, mails: list[Any]) -> None:
         payment = paid(stripe)
