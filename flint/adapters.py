@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
 from allauth.account.internal.flows.signup import prevent_enumeration
 from allauth.account.models import EmailAddress
 from allauth.core import context
@@ -70,6 +71,9 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
         super().send_account_already_exists_mail(email)
 
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
+        if self.request.method != "POST":
+            # What was sent before and given up at the proof: allauth would do it after a proof for the page alone.
+            self.request.session.pop(STATE_SESSION_KEY, None)
         # Nobody shall be asked for the same password twice on the way to the first key.
         return not sessions.signed_in_lately(self.request) and bool(
             super().is_reauthentication_required(app=app, **kwargs)

@@ -211,6 +211,13 @@ class TestCreate:
         # From now on it is known for a while.
         assert create(alice, name="another").status_code == 200
 
+    def test_a_key_that_was_given_up_at_the_proof_is_not_made_by_opening_the_page_again(self, account: Account) -> None:
+        alice = browsing.with_password(account.users.get())
+        create(alice, name="given up")
+        answer = browsing.go_on(alice, alice.get(reverse("apikeys:create")))
+        assert "Create a key" in answer.content.decode()
+        assert not account.api_keys.exists()
+
     def test_a_form_with_a_fault_that_is_shown_after_the_proof_is_sent_to_its_own_page(self, account: Account) -> None:
         alice = browsing.with_password(account.users.get())
         answer = browsing.go_on(alice, create(alice, name=""))

@@ -166,6 +166,18 @@ def test_a_refund_whose_proof_ran_out_while_it_was_typed_goes_on_after_a_new_one
     assert paid_left(payment) == 1500
 
 
+def test_a_refund_that_was_given_up_at_the_proof_is_not_made_by_opening_the_page_again(stripe: FakeStripe) -> None:
+    payment, user = paid(stripe), User.objects.create_superuser("staff@example.test")
+    form = fields(people.signed_in(user), page_of(payment), amount="10")
+    staff = browsing.with_password(user)
+    staff.post(page_of(payment), form)
+
+    answer = browsing.go_on(staff, staff.get(page_of(payment)))
+
+    assert "$25.00 can be refunded now" in text(answer)
+    assert not Refund.objects.exists()
+
+
 def test_a_form_with_a_fault_that_is_shown_after_the_proof_is_sent_to_its_own_page(stripe: FakeStripe) -> None:
     payment, user = paid(stripe), User.objects.create_superuser("staff@example.test")
     form = fields(people.signed_in(user), page_of(payment), amount="99")
