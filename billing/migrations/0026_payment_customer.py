@@ -27,12 +27,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='payment',
             name='customer',
-            field=models.CharField(blank=True, help_text='Whom a recharge charges at Stripe.', max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', help_text='Whom a recharge charges at Stripe.', max_length=255),
         ),
         migrations.AddField(
             model_name='paymenthistory',
             name='customer',
-            field=models.CharField(blank=True, help_text='Whom a recharge charges at Stripe.', max_length=255),
+            field=models.CharField(blank=True, db_default='', default='', help_text='Whom a recharge charges at Stripe.', max_length=255),
         ),
         pgtrigger.migrations.AddTrigger(
             model_name='payment',

@@ -18,6 +18,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='stripeevent',
             name='outcome',
-            field=models.CharField(blank=True, choices=[('not_ours', 'not ours')], help_text='Not ours: it is done, and is about an object of another app in the same Stripe account.', max_length=10),
+            field=models.CharField(blank=True, choices=[('not_ours', 'not ours')], db_default='', default='', help_text='Not ours: it is done, and is about an object of another app in the same Stripe account.', max_length=10),
         ),
     ]

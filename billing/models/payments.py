@@ -88,7 +88,10 @@ class Payment(models.Model):
     checkout_session = models.CharField(max_length=255, unique=True, null=True, blank=True)
     payment_intent = models.CharField(max_length=255, unique=True, null=True, blank=True)
     charge = models.CharField(max_length=255, unique=True, null=True, blank=True)
-    customer = models.CharField(max_length=255, blank=True, help_text="Whom a recharge charges at Stripe.")
+    # Processes of the version before this column still write payments.
+    customer = models.CharField(
+        max_length=255, blank=True, default="", db_default="", help_text="Whom a recharge charges at Stripe."
+    )
     payment_method = models.CharField(max_length=255, blank=True, help_text="The saved card that a recharge charges.")
     save_card = models.BooleanField(default=False, help_text="The customer agreed to have the card saved.")
     returned_cents = models.BigIntegerField(default=0, help_text="Of the total: refunded, or taken by disputes.")
@@ -183,7 +186,7 @@ class StripeEvent(models.Model):
     next_attempt_at = models.DateTimeField(null=True, db_default=Now(), help_text="None: done, or given up.")
     error = models.CharField(max_length=500, blank=True, help_text="Why the last attempt failed.")
     outcome = models.CharField(
-        max_length=10, choices=Outcome.choices, blank=True,
+        max_length=10, choices=Outcome.choices, blank=True, default="", db_default="",  # As above.
         help_text="Not ours: it is done, and is about an object of another app in the same Stripe account.",
     )  # fmt: skip
 
