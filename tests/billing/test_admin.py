@@ -121,10 +121,10 @@ class TestCalls:
         now = datetime.now(UTC)
         recent = factories.recorded(account, 1, admitted_at=now - timedelta(days=2))
         older = factories.recorded(account, 1, admitted_at=now - timedelta(days=20))
-        staff = people.superuser()
+        staff, of_theirs = people.superuser(), {"account__id__exact": str(account.pk)}
 
-        week = [row.pk for row in shown(staff) if row.account_id == account.pk]
-        month = [row.pk for row in shown(staff, admitted="month") if row.account_id == account.pk]
+        week = [row.pk for row in shown(staff, **of_theirs)]
+        month = [row.pk for row in shown(staff, admitted="month", **of_theirs)]
 
         assert week == [recent.id]
         assert month == [recent.id, older.id]

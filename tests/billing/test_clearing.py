@@ -35,6 +35,12 @@ pytestmark = pytest.mark.django_db
 PAGE = "/admin/billing/balancetransaction/books/"
 
 
+@pytest.fixture(autouse=True)
+def all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have left more than are shown."""
+    monkeypatch.setattr(clearing, "EXAMPLES", 100_000)
+
+
 def compared(*, later: timedelta = timedelta(0)) -> ClearingCheck:
     """The comparison of simulated money. Other tests have left their differences in it: look at what changes."""
     return next(check for check in clearing.check(now=clock.now() + later) if check.clearing == "simulated_clearing")

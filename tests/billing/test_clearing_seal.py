@@ -30,6 +30,12 @@ def sealed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clearing, "SEALED_AFTER", timedelta(0))
 
 
+@pytest.fixture(autouse=True)
+def all_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have left more than are shown."""
+    monkeypatch.setattr(clearing, "EXAMPLES", 100_000)
+
+
 def compared(*, later: timedelta = timedelta(0)) -> Facts:
     checks = clearing.check(now=clock.now() + later)
     (found,) = (check for check in checks if check.clearing == "simulated_clearing")

@@ -68,9 +68,9 @@ def test_who_cleared_a_flag_is_written_down_once() -> None:
 
 
 def test_flagged_by_many_at_the_same_time_it_is_one_flag(committed: None) -> None:
-    payment = paid()
+    payment, cause = paid(), factories.unique("du")
 
-    results = stage.at_the_same_time(*[lambda: flags.flag(payment, cause="du_1", reason=REASON)] * 8)
+    results = stage.at_the_same_time(*[lambda: flags.flag(payment, cause=cause, reason=REASON)] * 8)
 
     assert results == [None] * 8
     assert PaymentFlag.objects.filter(account=payment.account_id).count() == 1

@@ -254,22 +254,22 @@ def test_a_recharge_under_way_is_not_called_unpaid_and_nobody_is_sent_to_pay_it(
     assert "Nothing was paid yet" not in text(owner.get("/billing/"))
 
 
-def test_another_accounts_payment_is_not_found(owner: Client, stripe: FakeStripe) -> None:
+def test_another_accounts_payment_is_not_found(owner: Client, account: Account, stripe: FakeStripe) -> None:
     ask_for(owner)
     stranger = people.owner_of(people.customer("charlie")[0])
-    payment = Payment.objects.latest("created_at")
+    payment = Payment.objects.get(account=account)
     assert stranger.get(f"{FUNDS}{payment.pk}/").status_code == 404
     assert stranger.post(f"{FUNDS}{payment.pk}/pay/").status_code == 404
 
 
-def test_without_stripe_the_page_says_whom_to_write_to(owner: Client, settings: Settings) -> None:
+def test_without_stripe_the_page_says_whom_to_write_to(owner: Client, account: Account, settings: Settings) -> None:
     settings.STRIPE_SECRET_KEY = ""
     page = text(owner.get(FUNDS))
     assert "Payments are not set up here" in page
     assert settings.SUPPORT_EMAIL in page
     assert "Continue to payment" not in page
     assert ask_for(owner).status_code == 200
-    assert not Payment.objects.exists()
+    assert not Payment.objects.filter(account=account).exists()
 
 
 def test_a_closed_account_can_only_pay_what_it_owes(owner: Client, account: Account, stripe: FakeStripe) -> None:
@@ -285,10 +285,10 @@ def test_a_closed_account_can_only_pay_what_it_owes(owner: Client, account: Acco
     assert ask_for(owner).status_code == 303
 
 
-def test_the_card_is_saved_only_on_request(owner: Client, stripe: FakeStripe) -> None:
+def test_the_card_is_saved_only_on_request(owner: Client, account: Account, stripe: FakeStripe) -> None:
     assert "checked" not in text(owner.get(FUNDS))
     ask_for(owner, save_card="on")
-    assert Payment.objects.latest("created_at").save_card
+    assert Payment.objects.get(account=account).save_card
 
 
 def test_the_pages_ask_little(

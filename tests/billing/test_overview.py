@@ -301,4 +301,5 @@ class TestWhoMayLook:
 
         content = text(charlie, address)
 
-        assert [secret in content for secret in ("alices key", "0.000077777777", "123", str(call.id))] == [False] * 4
+        secrets = ("alices key", "0.000077777777", "$123.00", str(call.id))
+        assert [secret in content for secret in secrets] == [False] * 4
