@@ -1,7 +1,8 @@
 """What tests share: the migrated database, and people.
 
 `db` (pytest-django's) rolls back and is for one connection. `committed` is for threads and processes: what it writes
-stays, so such tests make accounts of their own and look only at those.
+stays, so such tests make accounts of their own and look only at those. The tests of `db` that come after them do the
+same; one about what waits of all accounts begins `at_rest` (tests/billing/conftest.py).
 """
 
 from __future__ import annotations
