@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.apps import apps
 from django.db import connection
 
 from billing.models import Payment, StripeEvent
@@ -13,10 +15,10 @@ from tests import factories
 pytestmark = pytest.mark.django_db
 
 
-def insert(table: str, **values: object) -> None:
+def insert(table: str, **values: Any) -> None:
     columns, places = ", ".join(values), ", ".join(["%s"] * len(values))
     with connection.cursor() as cursor:
-        cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(values.values()))
+        cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", list(values.values()))  # noqa: S608
 
 
 def test_a_payment_is_begun_without_the_columns_that_came_later() -> None:
@@ -27,7 +29,8 @@ def test_a_payment_is_begun_without_the_columns_that_came_later() -> None:
         error="", receipt_url="", updated_at="2026-11-27T00:00:00Z",
     )  # fmt: skip
     payment = Payment.objects.get(pk=mark)
-    assert (payment.customer, payment.asked_at, payment.events.count()) == ("", None, 1)
+    assert (payment.customer, payment.asked_at) == ("", None)
+    assert apps.get_model("billing", "PaymentHistory")._default_manager.filter(pgh_obj=payment).count() == 1
 
 
 def test_a_message_of_stripe_is_stored_without_the_columns_that_came_later() -> None:
