@@ -546,6 +546,22 @@ class TestAnAnswerThatDoesNotCome:
                 ["stopped"],
             )
 
+    @pytest.mark.parametrize(("kind", "ends", "paid"), [("lose_answer", "paid", 1), ("rate_limit", "canceled", 0)])
+    def test_one_of_the_version_before_that_names_no_customer_is_looked_up_and_not_sent_again(
+        self, simulator: StripeSimulator, kind: str, ends: str, paid: int
+    ) -> None:
+        account = recharging(simulator)
+        simulator.control("calls", kind=kind, count="2", path=SEND)
+        recharge.work(account.pk)
+        simulator.control("calls", kind=kind, count="0", path=SEND)
+        Payment.objects.filter(account=account, kind="recharge").update(customer="")
+
+        time_passes(account, timedelta(minutes=5))
+        recharge.work(account.pk)
+
+        assert (states(account), paid_at_stripe(simulator, account)) == ([ends], paid)
+        assert (row(account).enabled, row(account).failures, told(account)) == (True, 0, [])
+
     @pytest.mark.usefixtures("at_rest")
     def test_a_sweep_of_top_ups_leaves_it_alone(self, simulator: StripeSimulator) -> None:
         account = recharging(simulator)
