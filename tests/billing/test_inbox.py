@@ -240,7 +240,12 @@ def of_another_app(stripe: FakeStripe, metadata: dict[str, str], reference: str 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("metadata", "reference"),
-    [({}, None), ({}, str(uuid4())), ({"payment": "17"}, "cart 17"), ({"order": "1"}, "cart 17")],
+    [
+        ({}, None),
+        ({}, "00000000-0000-4000-8000-000000000000"),
+        ({"payment": "17"}, "cart 17"),
+        ({"order": "1"}, "cart 17"),
+    ],
 )
 def test_what_belongs_to_another_app_is_done_and_not_ours(
     stripe: FakeStripe, metadata: dict[str, str], reference: str | None
