@@ -81,7 +81,8 @@ def is_outside(url: str) -> bool:
         parts = urlsplit(url)
         host = (parts.hostname or "").encode("idna").decode().removesuffix(".")  # Digits have other letters, too.
         last = host.rpartition(".")[2]
-        if not host or _AMBIGUOUS.search(_AUTHORITY.split(url)[1]):
+        authority = _AUTHORITY.match(url)
+        if not host or authority is None or _AMBIGUOUS.search(authority[1]):
             return False
         if ":" in host or _NUMBER.fullmatch(last):
             address = _meant(ip_address(host))  # Else 0177.1 and 2130706433 would be spellings of 127.0.0.1.

@@ -7,6 +7,7 @@ and schemas is the backend's affair.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,6 +23,8 @@ BEGINNING_MESSAGES, BEGINNING_LIMIT = 10, 16 * 1024  # What tells conversations 
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 Url = Annotated[str, Meta(pattern="^(https?://|data:)")]
+# As the laxest parser takes it, which drops blanks and control characters and needs no slashes.
+WEB = re.compile(r"[\x00-\x20]*" + r"[\t\n\r]*".join("http") + r"[\t\n\rs]*:", re.IGNORECASE)
 
 
 class Text(Struct, tag_field="type", tag="text"):
@@ -237,10 +240,11 @@ def _urls(part: Part) -> Iterator[tuple[str, str]]:
     if isinstance(part, Image):
         found = {"image_url.url": part.image_url.url}
     elif isinstance(part, File):  # Documented is base64, but some backends take URLs in it.
-        found = {f"file.{name}": value for name, value in part.file.items() if isinstance(value, str)}
+        named = {name: value for name, value in part.file.items() if isinstance(value, str) and name != "filename"}
+        found = {f"file.{name}": value for name, value in named.items()}
     else:
         return
-    yield from ((name, url) for name, url in found.items() if url[:8].lower().startswith(("http://", "https://")))
+    yield from ((name, url) for name, url in found.items() if WEB.match(url))
 
 
 def _first_text(message: Message) -> str:

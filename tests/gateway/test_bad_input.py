@@ -175,7 +175,16 @@ PARTS: list[tuple[Any, str]] = [
     ({"type": "image_url", "image_url": {"url": "https://a/b", "detail": "some"}}, ".image_url.detail"),
     ({"type": "input_audio", "input_audio": {"data": "x"}}, ".input_audio.format"),
     ({"type": "file", "file": "x"}, ".file"),
-    ({"type": "file", "file": {"file_data": "http://10.0.0.1/report.pdf"}}, ".file.file_data"),
+    *[
+        ({"type": "file", "file": {"file_data": url}}, ".file.file_data")
+        for url in (
+            "http://10.0.0.1/report.pdf",
+            " http://10.0.0.1/report.pdf",
+            "ht\ttp://10.0.0.1/report.pdf",
+            "HTTPS:/10.0.0.1/report.pdf",
+            "http:\\\\10.0.0.1\\report.pdf",
+        )
+    ],
     ({"type": "refusal"}, ".refusal"),
 ]
 SAID_BY_TOOLS: list[tuple[dict[str, Any], str]] = [
