@@ -70,6 +70,8 @@ def forget_replaced_cards() -> None:
         return
     replaced = ReplacedCard.objects.filter(livemode=settings.STRIPE_LIVEMODE).order_by("replaced_at")
     for card in replaced[:SWEPT]:
+        if not ReplacedCard.objects.filter(pk=card.pk).exists():
+            continue  # It was saved again while Stripe forgot the others.
         try:
             stripe_api.forget_card(card.payment_method)
         except stripe_api.Refused as refused:

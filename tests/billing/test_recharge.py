@@ -698,6 +698,30 @@ class TestTheSavedCard:
         assert card_of(account) == first.payment_method
         assert simulator.client().v1.payment_methods.retrieve(first.payment_method).customer
 
+    def test_one_that_is_saved_again_while_others_are_forgotten_is_not(
+        self, simulator: StripeSimulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        accounts = [with_card(simulator), with_card(simulator)]
+        replaced = [card_of(account) for account in accounts]
+        for account in accounts:
+            top_up(simulator, account)
+        last = StripeCustomer.objects.get(account=accounts[1])
+        again = stripe_api.saved_card(replaced[1], customer=last.stripe_id or "")
+        assert again is not None
+        forget = stripe_api.forget_card
+
+        def slowly(payment_method: str) -> None:
+            forget(payment_method)
+            if payment_method == replaced[0]:
+                with transaction.atomic():
+                    customers.keep_card(accounts[1], again)
+
+        monkeypatch.setattr(stripe_api, "forget_card", slowly)
+        customers.forget_replaced_cards()
+
+        client = simulator.client().v1.payment_methods
+        assert [bool(client.retrieve(card).customer) for card in replaced] == [False, True]
+
     def test_an_outage_leaves_it_to_the_next_sweep(self, simulator: StripeSimulator) -> None:
         account = with_card(simulator)
         before = card_of(account)
