@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import template
+from django.template import Context
 
 from billing import backlog, waiting
 from billing.payments import disputes
@@ -22,6 +23,6 @@ def waiting_disputes() -> dict[str, Any]:
     return {"waiting": disputes.waiting()}
 
 
-@register.inclusion_tag("admin/_waiting.html")
-def waiting_money() -> dict[str, Any]:
-    return {"waiting": waiting.measure()}
+@register.inclusion_tag("admin/_waiting.html", takes_context=True)
+def waiting_money(context: Context) -> dict[str, Any]:
+    return {"waiting": waiting.measure(), "perms": context["perms"]}

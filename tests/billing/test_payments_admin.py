@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.test import Client
 
 from accounts.models import User
@@ -142,7 +143,28 @@ def test_the_first_page_says_what_of_the_money_waits_for_a_person_and_leads_ther
         assert not other or other not in listed
 
 
-def test_who_may_not_see_payments_is_told_of_none(stripe: FakeStripe) -> None:
-    Payment.objects.filter(pk=begun(stripe).pk).update(error="It does not fit.")
+@pytest.mark.parametrize(
+    ("may", "told"),
+    [
+        ("view_payment", "Payments that are not credited"),
+        ("view_stripeevent", "Messages of Stripe that were given up"),
+        ("view_accountclosing", "Closed accounts with money"),
+        ("view_account", ""),
+    ],
+)
+def test_who_may_see_one_of_these_lists_is_told_of_that_one(stripe: FakeStripe, may: str, told: str) -> None:
+    misfit = begun(stripe)
+    Payment.objects.filter(pk=misfit.pk).update(error="It does not fit.")
+    stored(factories.unique("evt"), "pi_1", error="no such payment")
+    owner = misfit.account.users.get()
+    AccountClosing.objects.create(account=misfit.account, state="money_left", requested_by=owner)
     user = User.objects.create_user("support@example.test", is_staff=True)
-    assert "need a look" not in people.signed_in(user).get("/admin/").content.decode()
+    user.user_permissions.set(Permission.objects.filter(codename=may))
+
+    page = people.signed_in(user).get("/admin/").content.decode()
+
+    notes = re.findall(r'<p class="errornote"><a href="([^"]+)">([^:<]+)', page)
+    assert [words for _, words in notes if words.startswith(told)] == [words for _, words in notes]
+    assert len(notes) == bool(told)
+    for address, _ in notes:
+        assert people.signed_in(user).get(address).status_code == 200
