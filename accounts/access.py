@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
+from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
@@ -91,8 +92,14 @@ def choose(request: HttpRequest, account_id: int) -> Membership | None:
     """Act for this account from now on, in this session; None, and no change, for one to which they do not belong."""
     found = next((one for one in memberships(request) if one.account_id == account_id), None)
     if found is not None:
-        request.session[SESSION_KEY] = account_id
+        act_for(request, account_id)
     return found
+
+
+def act_for(request: HttpRequest, account_id: int) -> None:
+    """Remember the account; what was sent for another one and waits for a proof of who it is is not done for it."""
+    request.session[SESSION_KEY] = account_id
+    request.session.pop(STATE_SESSION_KEY, None)
 
 
 def requires(

@@ -167,7 +167,7 @@ def _join(request: HttpRequest, *, token: str) -> HttpResponse:
         return render(request, "accounts/invitation_gone.html", status=404)
     except invitations.NotYours:
         return redirect("accounts:invitation", token)  # Where the page says what to do.
-    request.session[access.SESSION_KEY] = joined.account_id
+    access.act_for(request, joined.account_id)
     messages.success(request, f"Welcome to {joined.account}. You are {joined.role}.")
     return redirect("billing:home")
 

@@ -200,6 +200,20 @@ class TestThePage:
         assert "is being closed" in browsing.go_on(client, asked).content.decode()
         assert state(account) == "closing"
 
+    def test_who_turns_to_another_account_before_the_proof_closes_neither(self) -> None:
+        account, other = customer(), customer()
+        user = account.users.get()
+        Membership.objects.create(account=other, user=user, role="owner")
+        client = browsing.with_password(user)
+        asked = client.post(CLOSE, {"sure": "yes"})
+        client.post("/switch/", {"account": other.pk})
+
+        shown = browsing.go_on(client, asked).content.decode()
+
+        assert "I am sure" in shown
+        assert other.name in shown
+        assert not AccountClosing.objects.filter(account__in=[account, other]).exists()
+
     def test_an_admin_may_not(self) -> None:
         account = customer()
         admin = people.signed_in(people.member_of(account, "admin"))
