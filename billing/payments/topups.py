@@ -55,6 +55,8 @@ def checkout_url(payment: Payment, *, return_url: str) -> str | None:
     if payment.state != State.OPEN:
         return None
     if payment.checkout_session is not None:
+        # Who comes back from there is told at once what became of it, however lately its page has asked.
+        Payment.objects.filter(pk=payment.pk).update(asked_at=None)
         return stripe_api.checkout(payment.checkout_session).url
     customer = customers.ensure(payment.account)
     try:

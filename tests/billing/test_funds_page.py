@@ -216,6 +216,16 @@ def test_however_many_look_stripe_is_asked_once_in_a_while_and_what_is_known_is_
     assert questions(stripe) == asked
 
 
+def test_who_comes_back_from_stripes_page_again_is_told_at_once(owner: Client, stripe: FakeStripe) -> None:
+    ask_for(owner)
+    (session,) = stripe.made("checkout.session")
+    assert "We are waiting for the payment service" in back_from(stripe, owner)
+    payment = Payment.objects.get(checkout_session=session["id"])
+    owner.post(f"{FUNDS}{payment.pk}/pay/")
+    stripe.pay(session["id"])
+    assert "was added to your balance" in back_from(stripe, owner)
+
+
 def test_an_outage_is_said_at_every_look_and_asked_about_once_in_a_while(owner: Client, stripe: FakeStripe) -> None:
     ask_for(owner)
     stripe.pay(stripe.made("checkout.session")[0]["id"])

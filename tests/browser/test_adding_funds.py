@@ -55,5 +55,6 @@ def test_money_is_there_at_once_after_the_payment(new_page: NewPage, site: str, 
     page.goto(session["success_url"])
     expect(page.get_by_text("still working on it")).to_be_visible()
     stripe.attempt(session["id"], status="succeeded")
-    expect(page.get_by_text("was added to your balance")).to_be_visible()  # It noticed by itself.
+    # It noticed by itself, without a message of Stripe's: the page asks again after ten seconds.
+    expect(page.get_by_text("was added to your balance")).to_be_visible(timeout=20_000)
     expect(page.get_by_role("definition").filter(has_text="$25.00")).to_have_count(2)  # The amount, the balance.
