@@ -52,6 +52,7 @@ def run(mutants: Sequence[Mutant]) -> int:
             "REDIS_URL": redis.url,
             "SECRET_KEY": "a secret key of the tests",
             "FLINT_CREDENTIAL_KEYS": base64.urlsafe_b64encode(b"thirty-two bytes for the tests!!").decode(),
+            "GATEWAY_BREAKER_SECONDS": "0",  # As in tests.servers.
         }
         verdicts = asyncio.run(Run(folder, environment, tell).judge(jobs))
     bad = sorted(verdict.name for verdict in verdicts if not verdict.good)
