@@ -99,6 +99,11 @@ def choose(request: HttpRequest, account_id: int) -> Membership | None:
 def act_for(request: HttpRequest, account_id: int) -> None:
     """Remember the account; what was sent for another one and waits for a proof of who it is is not done for it."""
     request.session[SESSION_KEY] = account_id
+    forget_what_waits_for_a_proof(request)
+
+
+def forget_what_waits_for_a_proof(request: HttpRequest) -> None:
+    """allauth keeps a form that was sent without a proof of who it is, and does it after the next proof."""
     request.session.pop(STATE_SESSION_KEY, None)
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
-from allauth.account.internal.flows.reauthentication import STATE_SESSION_KEY
 from allauth.account.internal.flows.signup import prevent_enumeration
 from allauth.account.models import EmailAddress
 from allauth.core import context
@@ -29,7 +28,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from accounts import audit, registration
+from accounts import access, audit, registration
 from accounts.audit import Action
 from accounts.models import User
 from billing import credits
@@ -72,8 +71,8 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]  # allauth is
 
     def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
         if self.request.method != "POST":
-            # What was sent before and given up at the proof: allauth would do it after a proof for the page alone.
-            self.request.session.pop(STATE_SESSION_KEY, None)
+            # It was given up there, and the next proof is for the page alone.
+            access.forget_what_waits_for_a_proof(self.request)
         # Nobody shall be asked for the same password twice on the way to the first key.
         return not sessions.signed_in_lately(self.request) and bool(
             super().is_reauthentication_required(app=app, **kwargs)
