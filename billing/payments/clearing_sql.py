@@ -6,6 +6,11 @@ is read from where it was written down. Both are added up by subject.
 
 from __future__ import annotations
 
+# As the index of them has it.
+_OF_CLEARING = (
+    "(debit = 'stripe_clearing' OR debit = 'simulated_clearing'"
+    " OR credit = 'stripe_clearing' OR credit = 'simulated_clearing')"
+)
 # What both sides say of each subject, in cents. What Stripe takes as a fee is a subject of its own, as its transfer is.
 _SIDES = """
 movement AS (
@@ -20,9 +25,7 @@ movement AS (
     SELECT CASE WHEN cause LIKE 'stripe:%%' THEN split_part(cause, ':', 3) ELSE cause END, 0,
            CASE WHEN debit = %(clearing)s THEN amount ELSE -amount END / %(cent)s, created_at, false, kind
       FROM billing_transfer
-     WHERE (debit = 'stripe_clearing' OR debit = 'simulated_clearing'
-            OR credit = 'stripe_clearing' OR credit = 'simulated_clearing')
-       AND %(clearing)s IN (debit, credit) AND {transferred}
+     WHERE {of_clearing} AND %(clearing)s IN (debit, credit) AND {transferred}
 )"""
 # Beside the sums, what of them is in other currencies, and what is not ours.
 _SUMS = """
@@ -37,12 +40,10 @@ _EACH_ONCE = "(SELECT string_agg(DISTINCT each, ', ' ORDER BY each) FROM unnest(
 
 # How far the next seal goes, in a step of bounded size: only what was there long ago, since what has an older number or
 # moment may become visible later.
-NEXT_STEP = """
+NEXT_STEP = f"""
 SELECT (SELECT max(id) FROM (
            SELECT id FROM billing_transfer
-            WHERE (debit = 'stripe_clearing' OR debit = 'simulated_clearing'
-                   OR credit = 'stripe_clearing' OR credit = 'simulated_clearing')
-              AND id > %(sealed_id)s AND id <= %(next_id)s ORDER BY id LIMIT %(step)s) AS each),
+            WHERE {_OF_CLEARING} AND id > %(sealed_id)s AND id <= %(next_id)s ORDER BY id LIMIT %(step)s) AS each),
        (SELECT max(posted_at) FROM (
            SELECT posted_at FROM billing_balancetransaction
             WHERE posted_at > %(sealed_at)s AND posted_at <= %(next_at)s
@@ -54,6 +55,7 @@ LAST_TRANSFER = "SELECT coalesce(max(id), 0) FROM billing_transfer"
 SEAL = (
     "WITH"
     + _SIDES.format(
+        of_clearing=_OF_CLEARING,
         moved="posted_at > %(sealed_at)s AND posted_at <= %(until_at)s",
         transferred="id > %(sealed_id)s AND id <= %(until_id)s",
     )
@@ -78,6 +80,7 @@ SEAL = (
 COMPARE = (
     "WITH"
     + _SIDES.format(
+        of_clearing=_OF_CLEARING,
         moved="(posted_at IS NULL OR posted_at > %(sealed_at)s)",
         transferred="id > %(sealed_id)s",
     )
