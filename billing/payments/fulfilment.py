@@ -79,10 +79,9 @@ def refresh(payment: Payment) -> Payment:
 
 def look(payment: Payment, *, now: datetime) -> Payment:
     """The same for whoever waits at a page: Stripe is asked once in LOOK_PAUSE, however many look."""
-    if not (payment.checkout_session or payment.payment_intent):
+    if payment.state not in Payment.PENDING or not (payment.checkout_session or payment.payment_intent):
         return payment
-    undecided = Payment.objects.filter(pk=payment.pk, state__in=Payment.PENDING)
-    due = undecided.filter(Q(asked_at=None) | Q(asked_at__lte=now - LOOK_PAUSE))
+    due = Payment.objects.filter(Q(asked_at=None) | Q(asked_at__lte=now - LOOK_PAUSE), pk=payment.pk)
     return refresh(payment) if due.update(asked_at=now) else payment
 
 
