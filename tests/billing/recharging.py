@@ -10,12 +10,13 @@ from accounts.models import Account, Membership
 from apikeys import keys
 from billing import clock, ledger, money
 from billing.models import AutoRecharge, Payment, RechargeMail, StripeCustomer, Transfer
-from billing.payments import auto_recharge, fulfilment, topups
+from billing.payments import auto_recharge, fulfilment, recharge, topups
 from billing.payments.auto_recharge import Terms
 from tests import factories, people
 from tests.stripe_simulator.process import StripeSimulator
 
 USD = money.PICO_PER_USD
+SEND = "POST /v1/payment_intents"
 TERMS = Terms(threshold_cents=3000, amount_cents=2000, monthly_cap_cents=10_000, interval_minutes=60)
 
 
@@ -108,3 +109,18 @@ def time_passes(account: Account, by: timedelta = timedelta(days=1)) -> None:
     for payment in Payment.objects.filter(account=account):
         paid_at = payment.paid_at and payment.paid_at - by
         Payment.objects.filter(pk=payment.pk).update(created_at=payment.created_at - by, paid_at=paid_at)
+
+
+def behaves(simulator: StripeSimulator, account: Account, behaviour: str) -> None:
+    simulator.control("card", payment_method=card_of(account), behaviour=behaviour)
+
+
+def delete_customer(simulator: StripeSimulator, account: Account) -> None:
+    """At Stripe, which tells us so."""
+    gone = StripeCustomer.objects.get(account=account).stripe_id or ""
+    simulator.client().v1.customers.delete(gone)
+    auto_recharge.mirror(gone)
+
+
+def is_due(account: Account) -> bool:
+    return account.pk in recharge.due([account.pk])

@@ -18,6 +18,7 @@ from tests import factories, people
 from tests.accounts import browsing
 from tests.billing.recharging import (
     attempts,
+    behaves,
     card_of,
     owner,
     recharging,
@@ -26,7 +27,6 @@ from tests.billing.recharging import (
     top_up,
     with_card,
 )
-from tests.billing.test_recharge import behaves
 from tests.stripe_simulator.process import StripeSimulator
 
 pytestmark = pytest.mark.django_db
