@@ -179,7 +179,8 @@ class Breaker:
     def sift(self, model_id: int, targets: Sequence[Target]) -> list[Target]:
         """Those that a call may go to, in their order, the slow ones behind the others.
 
-        Raises BackendUnavailable where there are none, with the seconds until the next probe.
+        Those it may not go to are noted as wanted: this process is one that could probe them. Raises BackendUnavailable
+        where there are none, with the seconds until the next probe.
         """
         found = [(target, self._open.get(_name(model_id, target.backend))) for target in targets]
         for target, known in found:
